@@ -1,0 +1,219 @@
+"""The course's networks: dense and convolutional GAN pairs, and a convolutional VAE.
+
+Images are (B, C, H, W) in [-1, 1]; latents are (B, Z); a discriminator returns logits (B,).
+"""
+
+import math
+
+import torch
+from torch import nn
+
+# size -> (side of the coarsest feature map, how many times it doubles)
+SIZES = {16: (4, 2), 28: (7, 2), 32: (8, 2), 64: (8, 3)}
+
+
+def pyramid(size):
+    """How a supported image size is reached by doubling: (coarsest side, number of doublings).
+
+    Raises: ValueError naming the sizes that are supported.
+    """
+    if size not in SIZES:
+        raise ValueError(
+            f"Size {size} is not supported; choose one of {', '.join(map(str, SIZES))} pixels."
+        )
+    return SIZES[size]
+
+
+def dcgan_init(module):
+    """Draw convolution and linear weights from N(0, 0.02²) and BatchNorm's scale from N(1, 0.02²).
+
+    Use as `net.apply(dcgan_init)`. Source: Radford et al. 2016, arXiv:1511.06434, section 4.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class DenseGenerator(nn.Module):
+    """Latent → image through fully connected layers with BatchNorm and ReLU, tanh at the end.
+
+    image_shape: (C, H, W); z_dim: size of z; width: units of the first hidden layer, then doubled.
+    """
+
+    def __init__(self, image_shape, z_dim=64, width=256):
+        super().__init__()
+        self.image_shape, self.z_dim = tuple(image_shape), z_dim
+        self.body = nn.Sequential(
+            nn.Linear(z_dim, width, bias=False),  # BatchNorm's own bias follows
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Linear(width, 2 * width, bias=False),
+            nn.BatchNorm1d(2 * width),
+            nn.ReLU(),
+            nn.Linear(2 * width, math.prod(image_shape)),
+            nn.Tanh(),
+        )
+
+    def forward(self, z):
+        """z: (B, Z) → images (B, C, H, W) in [-1, 1]."""
+        return self.body(z).unflatten(1, self.image_shape)
+
+
+class DenseDiscriminator(nn.Module):
+    """Image → logit through fully connected layers with LeakyReLU and dropout.
+
+    image_shape: (C, H, W); width: units of the last hidden layer, the first has twice as many.
+    """
+
+    def __init__(self, image_shape, width=256, dropout=0.3):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(math.prod(image_shape), 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(dropout),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, x):
+        """x: (B, C, H, W) → logits (B,)."""
+        return self.body(x).squeeze(1)
+
+
+class DCGANGenerator(nn.Module):
+    """Latent → image: a linear layer to a coarse map, then stride-2 transposed convolutions.
+
+    size: 16, 28, 32 or 64 pixels; channels: 1 or 3; width: channels of the finest hidden map,
+    doubled at each coarser one. Raises ValueError for another size.
+    Source: Radford et al. 2016, arXiv:1511.06434; the last 3×3 convolution is ours.
+    """
+
+    def __init__(self, size, channels, z_dim=64, width=32):
+        super().__init__()
+        side, doublings = pyramid(size)
+        self.z_dim = z_dim
+        c = width * 2**doublings
+        layers = [
+            nn.Linear(z_dim, c * side * side, bias=False),
+            nn.Unflatten(1, (c, side, side)),
+            nn.BatchNorm2d(c),
+            nn.ReLU(),
+        ]
+        for _ in range(doublings):  # (B, c, s, s) → (B, c/2, 2s, 2s)
+            layers += [
+                nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(c // 2),
+                nn.ReLU(),
+            ]
+            c //= 2
+        layers += [nn.Conv2d(c, channels, 3, padding=1), nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+        self.apply(dcgan_init)
+
+    def forward(self, z):
+        """z: (B, Z) → images (B, C, H, W) in [-1, 1]."""
+        return self.body(z)
+
+
+class DCGANDiscriminator(nn.Module):
+    """Image → logit: stride-2 convolutions with LeakyReLU, BatchNorm on all but the first.
+
+    size, channels, width: as for the generator. Source: Radford et al. 2016, arXiv:1511.06434.
+    """
+
+    def __init__(self, size, channels, width=32):
+        super().__init__()
+        side, doublings = pyramid(size)
+        c = width
+        layers = [nn.Conv2d(channels, c, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for _ in range(doublings - 1):  # (B, c, s, s) → (B, 2c, s/2, s/2)
+            layers += [
+                nn.Conv2d(c, 2 * c, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(2 * c),
+                nn.LeakyReLU(0.2),
+            ]
+            c *= 2
+        layers += [
+            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False),
+            nn.BatchNorm2d(2 * c),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(2 * c * side * side, 1),
+        ]
+        self.body = nn.Sequential(*layers)
+        self.apply(dcgan_init)
+
+    def forward(self, x):
+        """x: (B, C, H, W) → logits (B,)."""
+        return self.body(x).squeeze(1)
+
+
+class VAE(nn.Module):
+    """Convolutional encoder to (mu, logvar) and decoder to pixel logits.
+
+    size: 16, 28, 32 or 64 pixels; channels: 1 or 3; width: channels of the finest hidden map.
+    Raises: ValueError for another size.
+    Source: Kingma & Welling 2014, arXiv:1312.6114; convolutions as in the DCGAN.
+    """
+
+    def __init__(self, size, channels, z_dim=24, width=32):
+        super().__init__()
+        side, doublings = pyramid(size)
+        self.z_dim = z_dim
+        layers, c = [], channels
+        for i in range(doublings):  # (B, c, s, s) → (B, width·2ⁱ, s/2, s/2)
+            layers += [nn.Conv2d(c, width * 2**i, 4, stride=2, padding=1), nn.ReLU()]
+            c = width * 2**i
+        hidden = 8 * width
+        self.encoder = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(c * side * side, hidden), nn.ReLU()
+        )
+        self.to_mu = nn.Linear(hidden, z_dim)
+        self.to_logvar = nn.Linear(hidden, z_dim)  # a head of its own: see chapter 08
+
+        layers = [
+            nn.Linear(z_dim, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, c * side * side),
+            nn.ReLU(),
+            nn.Unflatten(1, (c, side, side)),
+        ]
+        for i in reversed(range(doublings)):
+            out = width * 2 ** max(i - 1, 0)
+            layers += [nn.ConvTranspose2d(c, out, 4, stride=2, padding=1), nn.ReLU()]
+            c = out
+        layers += [nn.Conv2d(c, channels, 3, padding=1)]
+        self.decoder = nn.Sequential(*layers)
+
+    def encode(self, x):
+        """x: (B, C, H, W) in [-1, 1] → mu, logvar (B, Z) of q(z|x), logvar = log σ²."""
+        h = self.encoder(x)
+        return self.to_mu(h), self.to_logvar(h)
+
+    def decode(self, z):
+        """z: (B, Z) → pixel logits (B, C, H, W); sigmoid gives the mean picture in [0, 1]."""
+        return self.decoder(z)
+
+    def forward(self, x):
+        """x: (B, C, H, W) → pixel logits, mu, logvar, with one z drawn per picture."""
+        mu, logvar = self.encode(x)
+        return self.decode(reparameterise(mu, logvar)), mu, logvar
+
+    def sample(self, z):
+        """z: (B, Z) → mean pictures (B, C, H, W) in [-1, 1]."""
+        return 2 * torch.sigmoid(self.decode(z)) - 1
+
+
+def reparameterise(mu, logvar):
+    """z = μ + σ·ε with ε ~ N(0, I): a draw from N(μ, σ²) that gradients flow through.
+
+    mu, logvar: (B, Z) → z (B, Z). Source: Kingma & Welling 2014, arXiv:1312.6114, section 2.4.
+    """
+    return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
