@@ -1,0 +1,138 @@
+"""The `gencourse` command: train without a notebook."""
+
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Learn image generation by training it.",
+)
+
+
+class Model(StrEnum):
+    dcgan = "dcgan"
+    vae = "vae"
+
+
+@app.callback()
+def _gencourse():
+    """Learn image generation: train the course's models without a notebook."""
+
+
+@app.command()
+def train(
+    model: Annotated[Model, typer.Argument(help="What to train.")],
+    data: Annotated[
+        str,
+        typer.Option(help="digits, shapes, mnist, fashion_mnist, cifar10, or folder:PATH."),
+    ] = "fashion_mnist",
+    steps: Annotated[int, typer.Option(help="Training steps in all.")] = 2000,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures: 16, 28, 32 or 64; default: as is.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    z_dim: Annotated[int | None, typer.Option(help="Size of the latent; 64 or 24 (vae).")] = None,
+    width: Annotated[int, typer.Option(help="Channels of the finest hidden map.")] = 32,
+    beta: Annotated[float, typer.Option(help="Weight of the KL term (vae).")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default runs/MODEL-DATA.")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    sample_every: Annotated[int, typer.Option(help="Steps between sample grids.")] = 500,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; asks first.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before starting over.")] = False,
+):
+    """Train a model; the same command again continues where it was stopped.
+
+    In the folder of the run: config.json, history.csv, samples/, the last two checkpoints, and at
+    the end generator.safetensors (dcgan, averaged weights) or vae.safetensors.
+    """
+    from gencourse import nets, runtime  # here, so that --help answers at once
+    from gencourse import train as loops
+    from gencourse.data import load
+    from gencourse.run import delete
+
+    least = {"--steps": steps, "--width": width, "--z-dim": 1 if z_dim is None else z_dim}
+    least |= {"--checkpoint-every": checkpoint_every, "--sample-every": sample_every}
+    for name, value in least.items():
+        if value < 1:
+            raise runtime.UserError(f"{name} is {value}; it must be at least 1.")
+    if batch_size < 2:
+        raise runtime.UserError(f"--batch-size is {batch_size}; BatchNorm needs at least 2.")
+    if not lr > 0:
+        raise runtime.UserError(f"--lr is {lr}; it must be above 0.")
+    if not beta >= 0:
+        raise runtime.UserError(f"--beta is {beta}; it must not be negative.")
+    _check_size(size)
+    out = out or Path("runs") / f"{model.value}-{re.sub(r'[^A-Za-z0-9]+', '-', data).strip('-')}"
+    if out.exists() and not out.is_dir():
+        raise runtime.UserError(f"--out {out} is a file; name a folder.")
+
+    images = load(data, size=size, seed=seed)
+    channels, height, _ = images.shape
+    _check_size(height)
+    # Only now, when the new run is known to be possible, may the old one go.
+    if fresh and out.exists() and any(out.iterdir()):
+        if not yes and not typer.confirm(f"Delete the run in {out} and start over?", err=True):
+            raise runtime.UserError(f"Nothing was deleted; {out} is as it was.")
+        delete(out)
+
+    common = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, out=out)
+    common |= dict(checkpoint_every=checkpoint_every, sample_every=sample_every)
+    typer.echo(f"{runtime.describe()}\n{len(images):,} pictures {images.shape} → {out}", err=True)
+    runtime.seed_everything(seed)
+    if model is Model.dcgan:
+        generator = nets.DCGANGenerator(height, channels, z_dim=z_dim or 64, width=width)
+        discriminator = nets.DCGANDiscriminator(height, channels, width=width)
+        loops.train_gan(images, generator, discriminator, **common)
+        result = "generator.safetensors"
+    else:
+        vae = nets.VAE(height, channels, z_dim=z_dim or 24, width=width)
+        loops.train_vae(images, vae, beta=beta, **common)
+        result = "vae.safetensors"
+    typer.echo(f"Finished {steps:,} steps: {out / result}", err=True)
+
+
+def _check_size(size):
+    from gencourse import nets, runtime
+
+    if size is not None and size not in nets.SIZES:
+        sizes = ", ".join(map(str, nets.SIZES))
+        raise runtime.UserError(f"Size {size} is not supported; choose --size from {sizes}.")
+
+
+def main():
+    """Run the command; what its user can mend ends in one sentence on stderr and exit code 2."""
+    from gencourse.checkpoint import WriteError
+    from gencourse.runtime import UserError
+
+    try:
+        sys.exit(app(standalone_mode=False))
+    except UserError as error:
+        sentence, code = str(error), 2
+    except WriteError as error:
+        sentence, code = str(error), 1
+    except KeyboardInterrupt as stop:
+        sentence, code = str(stop) or "Stopped.", 130
+    except typer.Abort:
+        sentence, code = "Stopped; nothing was changed.", 130
+    except Exception as error:
+        # A wrong option; newer versions of typer no longer raise click's own class.
+        if not hasattr(error, "format_message"):
+            raise
+        sentence, code = f"{error.format_message()} See `gencourse train --help`.", 2
+    print(" ".join(sentence.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""`Run`: progress, history, samples and exact resume around a plain training loop."""
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from gencourse import checkpoint, runtime
+
+REFRESH = 0.5  # seconds between two looks at the losses; only then does the device have to wait
+
+
+class Run:
+    """A training run in a folder, which continues where it was stopped, bit for bit.
+
+        with Run("runs/dcgan", generator=G, discriminator=D, g_opt=g_opt, d_opt=d_opt) as run:
+            for step in run.steps(2_000):
+                ...
+                run.log(d_loss=d_loss, g_loss=g_loss)
+
+    folder: where config.json, history.csv, samples/ and the last two checkpoints live; None keeps
+        everything in memory and saves nothing.
+    settings: dict of whatever shapes the result; a folder made with others is refused.
+    batch_size: pictures per step, for images_per_second.
+    sample: function without arguments that returns pictures (N, C, H, W) in [-1, 1] of fixed noise.
+    fresh: delete what an earlier run left in the folder.
+    parts: all that has a state: nets, optimizers, EMA. Loaded from the newest checkpoint on entry,
+        together with the random number generators of Python, NumPy and torch.
+    Raises: runtime.UserError if settings differ or a loss is NaN or infinite;
+        checkpoint.WriteError if the folder can't be written.
+    Ctrl-C lets the step finish, writes a checkpoint, and then raises KeyboardInterrupt.
+    """
+
+    def __init__(
+        self,
+        folder=None,
+        *,
+        settings=None,
+        batch_size=None,
+        sample=None,
+        sample_every=500,
+        checkpoint_every=500,
+        progress=True,
+        fresh=False,
+        **parts,
+    ):
+        self.folder = Path(folder) if folder is not None else None
+        self.settings = dict(settings or {})
+        if batch_size is not None:
+            self.settings["batch_size"] = batch_size
+        self.batch_size = batch_size
+        self.sample = sample
+        self.sample_every = sample_every
+        self.checkpoint_every = checkpoint_every
+        self.progress = progress
+        self.fresh = fresh
+        self.parts = parts
+        self.step = 0  # steps completed
+        self.history = {"step": []}
+        self._pending = []  # (step, {name: tensor}) not yet fetched from the device
+        self._on_disk = 0  # rows of history.csv
+        self._stop = False
+        self._in_loop = False
+        self._entered = False
+        self._old_handler = None
+
+    def __enter__(self):
+        self._entered = True
+        if self.folder is not None:
+            if self.fresh:
+                delete(self.folder)
+            latest = checkpoint.load_latest(self.folder)
+            if latest is not None:
+                # Settings first: weights of another net would fail with a harder message.
+                self._refuse_other_settings()
+                self._restore(*latest)
+        if threading.current_thread() is threading.main_thread():
+            self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *exception):
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)
+            self._old_handler = None
+
+    def steps(self, total):
+        """Yield the numbers of the steps still to do, up to total − 1.
+
+        After each one: progress, samples and checkpoints as due. A finished run yields nothing.
+        """
+        if not self._entered:
+            raise RuntimeError("Use the run as `with Run(...) as run:`, so that it can resume.")
+        self.settings["steps"] = total
+        if self.folder is not None:
+            self._refuse_other_settings()
+            if self.step == 0:
+                self._write_config()
+        static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook
+        bar = tqdm(
+            total=total,
+            initial=self.step,
+            disable=static or not self.progress,
+            unit="step",
+            mininterval=0,
+        )
+        first, began = self.step, time.perf_counter()
+        self._flushed_at, self._flushed_step = began, self.step
+        self._in_loop = True
+        try:
+            while self.step < total:
+                yield self.step
+                self.step += 1
+                if time.perf_counter() - self._flushed_at > REFRESH:
+                    self._flush(bar)
+                if self.step % self.sample_every == 0 or self.step == total:
+                    self._save_samples()
+                due = self.step % self.checkpoint_every == 0 or self.step == total
+                if due or self._stop:
+                    self._flush(bar)
+                    self._checkpoint()
+                if self._stop:
+                    raise KeyboardInterrupt(self._stopped())
+        finally:
+            self._in_loop = False
+            bar.close()
+        if static and self.progress and self.step > first:
+            seconds = time.perf_counter() - began
+            print(f"{self.step - first:,} steps in {seconds:.1f} s{self._latest_text(' · ')}")
+
+    def log(self, **scalars):
+        """Remember scalars of the current step; tensors stay on the device until the next refresh.
+
+        Raises: ValueError if the names change during a run.
+        """
+        row = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in scalars.items()}
+        names = [k for k in self.history if k not in ("step", "images_per_second")]
+        if names and names != list(row):
+            raise ValueError(f"This run logs {', '.join(names)}; now it got {', '.join(row)}.")
+        for name in row:
+            self.history.setdefault(name, [])
+        self._pending.append((self.step + 1, row))
+
+    def samples(self):
+        """The saved grids: dict from step to the path of its PNG, in order."""
+        if self.folder is None:
+            return {}
+        found = sorted((self.folder / "samples").glob("step-*.png"))
+        return {int(path.stem.removeprefix("step-")): path for path in found}
+
+    # What happens between steps
+
+    def _flush(self, bar):
+        """Fetch pending losses (the one synchronisation), check them, extend history and bar."""
+        now = time.perf_counter()
+        rate = (self.step - self._flushed_step) / max(now - self._flushed_at, 1e-9)
+        rate *= self.batch_size or 1
+        pending, self._pending = self._pending, []
+        for step, values in zip([s for s, _ in pending], _fetch(pending), strict=True):
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise runtime.UserError(self._diverged(name, value, step))
+                self.history[name].append(value)
+            self.history["step"].append(step)
+            self.history.setdefault("images_per_second", []).append(round(rate, 1))
+        self._flushed_at, self._flushed_step = now, self.step
+        bar.update(self.step - bar.n)
+        if not bar.disable:
+            bar.set_postfix_str(self._latest_text("").lstrip(" ·"), refresh=True)
+
+    def _latest_text(self, lead):
+        parts = [f"{k} {v[-1]:.4g}" for k, v in self.history.items() if k != "step" and v]
+        return lead + " · ".join(parts).replace("images_per_second", "images/s")
+
+    def _checkpoint(self):
+        if self.folder is None:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        if not _finite(state):
+            raise runtime.UserError(self._diverged("a weight", math.nan, self.step))
+        # History first: rows beyond the newest checkpoint are dropped on resume, never missing.
+        self._write_history()
+        checkpoint.save(self.folder, self.step, {"parts": state, "random": _random_state()})
+
+    def _save_samples(self):
+        if self.folder is None or self.sample is None:
+            return
+        from PIL import Image
+        from torchvision.utils import make_grid
+
+        with torch.no_grad():
+            pictures = self.sample().float().cpu()
+        sheet = make_grid(pictures, nrow=8, normalize=True, value_range=(-1, 1))
+        array = (sheet * 255).round().byte().permute(1, 2, 0).numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, format="PNG")
+        path = self.folder / "samples" / f"step-{self.step:06d}.png"
+        checkpoint.write_atomically(path, buffer.getvalue())
+
+    def _interrupt(self, number, frame):
+        if self._stop or not self._in_loop:
+            raise KeyboardInterrupt
+        self._stop = True  # let the step finish: a half-made step could not be resumed exactly
+
+    # Files
+
+    def _write_config(self):
+        config = {"settings": self.settings, "machine": runtime.describe()}
+        text = json.dumps(config, indent=2, default=str) + "\n"
+        checkpoint.write_atomically(self.folder / "config.json", text.encode())
+
+    def _refuse_other_settings(self):
+        path = self.folder / "config.json"
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise runtime.UserError(
+                f"{path} can't be read ({error}), so nobody knows whose run this is. Use another "
+                "folder, or start over with --fresh (fresh=True)."
+            ) from error
+        here = json.loads(json.dumps(self.settings, default=str))
+        # On entry the number of steps is not known yet; `steps` asks again.
+        names = [k for k in there | here if k != "steps" or "steps" in here]
+        differ = [
+            f"{k} was {there.get(k)!r} and is now {here.get(k)!r}"
+            for k in names
+            if there.get(k) != here.get(k)
+        ]
+        if differ:
+            raise runtime.UserError(
+                f"{self.folder} holds a run with other settings: {'; '.join(differ)}. Use the old "
+                "settings to continue it, another folder, or start over with --fresh (fresh=True)."
+            )
+
+    def _write_history(self):
+        """Bring history.csv up to date: append new rows, or write it anew after a resume."""
+        path = self.folder / "history.csv"
+        names = list(self.history)
+        rows = list(zip(*self.history.values(), strict=True))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if self._on_disk == 0:
+            writer.writerow(names)
+            writer.writerows(rows)
+            checkpoint.write_atomically(path, text.getvalue().encode())
+        else:
+            writer.writerows(rows[self._on_disk :])
+            try:
+                with open(path, "a", encoding="utf-8", newline="") as file:
+                    file.write(text.getvalue())
+            except OSError as error:
+                raise checkpoint.WriteError(
+                    f"Can't write {path}: {error.strerror}. The last checkpoint is intact; free "
+                    "some disk space or reconnect the drive, then start the same run again."
+                ) from error
+        self._on_disk = len(rows)
+
+    def _restore(self, step, state):
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise runtime.UserError(
+                f"The checkpoint in {self.folder} was made by other networks ({error}). Use "
+                "another folder, or start over with --fresh (fresh=True)."
+            ) from error
+        _set_random_state(state["random"])
+        self.step = step
+        path = self.folder / "history.csv"
+        if path.exists():
+            with open(path, encoding="utf-8", newline="") as file:
+                # A kill can tear the last line; it is beyond the checkpoint, so never needed.
+                rows = [r for r in csv.DictReader(file) if None not in r.values()]
+            rows = [r for r in rows if int(r["step"]) <= step]
+            for name in rows[0] if rows else ():
+                self.history[name] = [float(r[name]) for r in rows]
+            self.history["step"] = [int(r["step"]) for r in rows]
+
+    # Sentences
+
+    def _saved(self):
+        found = checkpoint.paths(self.folder) if self.folder is not None else []
+        if not found:
+            return "No checkpoint had been written yet."
+        return f"The last good checkpoint is {found[-1]}."
+
+    def _diverged(self, name, value, step):
+        return (
+            f"{name} became {value} at step {step}: the training diverged. {self._saved()} "
+            "Try half the learning rate first, in a new folder or with --fresh (fresh=True); then "
+            "look for a division by zero or a log of zero in your own losses."
+        )
+
+    def _stopped(self):
+        if self.folder is None:
+            return f"Stopped after step {self.step}."
+        return f"Stopped after step {self.step}; run the same again to continue from there."
+
+
+def delete(folder):
+    """Delete the files a run writes, and nothing else, from `folder`."""
+    folder = Path(folder)
+    ours = ["config.json", "history.csv", "samples/step-*.png", "checkpoint-*.pt", "*.safetensors"]
+    for pattern in ours:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _fetch(pending):
+    """Turn logged values into floats with a single transfer from the device."""
+    tensors = [v for _, row in pending for v in row.values() if isinstance(v, torch.Tensor)]
+    numbers = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else [])
+    for _, row in pending:
+        yield {
+            k: next(numbers) if isinstance(v, torch.Tensor) else float(v) for k, v in row.items()
+        }
+
+
+def _finite(state):
+    """Whether every floating-point tensor in nested dicts and lists is finite."""
+    if isinstance(state, torch.Tensor):
+        return not state.is_floating_point() or bool(torch.isfinite(state).all())
+    if isinstance(state, dict):
+        return all(_finite(v) for v in state.values())
+    if isinstance(state, list | tuple):
+        return all(_finite(v) for v in state)
+    return True
+
+
+def _random_state():
+    """The state of every global random number generator, as data that weights_only can load."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def _set_random_state(state):
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])

@@ -1,0 +1,216 @@
+"""The chapters' training loops as functions: `train_gan` (chapter 05), `train_vae` (chapter 08)."""
+
+import copy
+import json
+
+import torch
+
+from gencourse import losses, runtime
+from gencourse.checkpoint import write_atomically
+from gencourse.run import Run
+
+
+class EMA:
+    """An exponential moving average of a model's weights and BatchNorm statistics.
+
+    decay: weight of the past per update, in [0, 1); it averages over about 1 / (1 − decay) steps.
+    `.model` is the averaged copy, in eval mode. Source: Yazıcı et al. 2019, arXiv:1806.04498.
+    """
+
+    def __init__(self, model, decay=0.995):
+        self.source, self.decay = model, decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self):
+        """Move every average by the fraction 1 − decay towards the model's present value."""
+        mine, theirs = self.model.state_dict(), self.source.state_dict()
+        floats = [k for k in mine if mine[k].is_floating_point()]
+        torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - self.decay)
+
+    def state_dict(self):
+        return self.model.state_dict()
+
+    def load_state_dict(self, state):
+        self.model.load_state_dict(state)
+
+
+def learning_rate(step, total, peak):
+    """Constant for the first half of the steps, then linearly to zero.
+
+    A pure function of the step, like the batch: there is no scheduler state to save.
+    """
+    return peak * min(1.0, 2 * (1 - step / total))
+
+
+def set_learning_rate(rate, *optimizers):
+    """Set the rate of every parameter group of the optimizers."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def train_gan(
+    images,
+    generator,
+    discriminator,
+    *,
+    steps,
+    batch_size=64,
+    lr=1e-3,
+    betas=(0.5, 0.999),
+    ema_decay=0.995,
+    seed=0,
+    out=None,
+    sample_every=500,
+    checkpoint_every=500,
+    channels_last=True,
+    progress=True,
+    fresh=False,
+):
+    """Train a GAN with the non-saturating loss; the loop is chapter 05's.
+
+    images: data.Images; generator: module with z_dim, (B, Z) → (B, C, H, W); discriminator:
+        (B, C, H, W) → logits (B,). Both are trained in place, on runtime.device().
+    lr: peak of `learning_rate` for both; betas: Adam's; ema_decay: see EMA.
+    seed: of everything random in the loop (the weights were drawn before, by the caller).
+    out: folder; the same call continues it, or returns at once when it is finished.
+    channels_last: memory layout; faster convolutions, the same function.
+    Returns: (averaged generator in eval mode, history as a dict of lists).
+    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    """
+    device = runtime.device()
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    G = generator.to(device, memory_format=layout).train()
+    D = discriminator.to(device, memory_format=layout).train()
+    ema = EMA(G, ema_decay)
+    g_opt = torch.optim.Adam(G.parameters(), lr=lr, betas=betas, fused=True)
+    d_opt = torch.optim.Adam(D.parameters(), lr=lr, betas=betas, fused=True)
+    noise = fixed_noise(64, G.z_dim, seed)
+    settings = {
+        **_describe(images, generator=G, discriminator=D),
+        **{"lr": lr, "betas": betas, "ema_decay": ema_decay, "seed": seed},
+    }
+
+    runtime.seed_everything(seed)
+    with Run(
+        out,
+        settings=settings,
+        batch_size=batch_size,
+        sample=lambda: ema.model(noise),
+        sample_every=sample_every,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        fresh=fresh,
+        **{"generator": G, "discriminator": D, "ema": ema, "g_opt": g_opt, "d_opt": d_opt},
+    ) as run:
+        for step in run.steps(steps):
+            set_learning_rate(learning_rate(step, steps, lr), g_opt, d_opt)
+            x_real = images.batch(step, batch_size)
+            x_fake = G(torch.randn(batch_size, G.z_dim, device=device))
+
+            # D: tell real from generated. Two passes, so that BatchNorm sees one kind at a time.
+            d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
+            d_opt.zero_grad()
+            d_loss.backward()
+            d_opt.step()
+
+            # G: be taken for real. D's weights need no gradient here, which saves a third of D.
+            D.requires_grad_(False)
+            g_loss = losses.generator_loss(D(x_fake))
+            g_opt.zero_grad()
+            g_loss.backward()
+            g_opt.step()
+            D.requires_grad_(True)
+
+            ema.update()
+            run.log(d_loss=d_loss, g_loss=g_loss)
+    if out is not None:
+        save_weights(run.folder / "generator.safetensors", ema.model, run.settings)
+    return ema.model, run.history
+
+
+def train_vae(
+    images,
+    vae,
+    *,
+    steps,
+    batch_size=64,
+    lr=1e-3,
+    beta=1.0,
+    seed=0,
+    out=None,
+    sample_every=500,
+    checkpoint_every=500,
+    channels_last=True,
+    progress=True,
+    fresh=False,
+):
+    """Train a VAE with the Bernoulli likelihood; the loop is chapter 08's.
+
+    images: data.Images; vae: as nets.VAE, trained in place on runtime.device().
+    lr: peak of `learning_rate`; beta: weight of the KL term, 1 for the ELBO.
+    seed, out, channels_last: as for `train_gan`.
+    Returns: history, a dict of lists with loss, nll and kl [nats per image].
+    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    """
+    device = runtime.device()
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    vae.to(device, memory_format=layout).train()
+    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+    noise = fixed_noise(64, vae.z_dim, seed)
+    settings = {**_describe(images, vae=vae), "lr": lr, "beta": beta, "seed": seed}
+
+    runtime.seed_everything(seed)
+    with Run(
+        out,
+        settings=settings,
+        batch_size=batch_size,
+        sample=lambda: vae.sample(noise),
+        sample_every=sample_every,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        fresh=fresh,
+        **{"vae": vae, "optimizer": optimizer},
+    ) as run:
+        for step in run.steps(steps):
+            set_learning_rate(learning_rate(step, steps, lr), optimizer)
+            x = images.batch(step, batch_size)
+            logits, mu, logvar = vae(x)
+            nll = losses.bernoulli_nll(logits, (x + 1) / 2)
+            loss = losses.negative_elbo(nll, mu, logvar, beta)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss, nll=nll, kl=losses.kl_to_standard_normal(mu, logvar).mean())
+    vae.eval()
+    if out is not None:
+        save_weights(run.folder / "vae.safetensors", vae, run.settings)
+    return run.history
+
+
+def fixed_noise(n, z_dim, seed):
+    """n latents (n, Z) that depend on the seed alone and leave the global generator untouched."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, z_dim, generator=generator).to(runtime.device())
+
+
+def save_weights(path, model, settings):
+    """Write a model's weights and the settings that made it as safetensors.
+
+    Raises: checkpoint.WriteError.
+    """
+    from safetensors.torch import save
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    metadata = {"model": type(model).__name__, "settings": json.dumps(settings, default=str)}
+    write_atomically(path, save(tensors, metadata))
+
+
+def _describe(images, **models):
+    """What decides a result besides the arguments: the pictures and the sizes of the nets."""
+    nets = {
+        name: f"{type(net).__name__} with {sum(p.numel() for p in net.parameters()):,} weights"
+        for name, net in models.items()
+    }
+    return {"data": images.name, "pictures": len(images), "shape": list(images.shape), **nets}
