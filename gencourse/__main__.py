@@ -121,15 +121,13 @@ def main():
         sentence, code = str(error), 2
     except WriteError as error:
         sentence, code = str(error), 1
-    except KeyboardInterrupt as stop:
-        sentence, code = str(stop) or "Stopped.", 130
-    except typer.Abort:
-        sentence, code = "Stopped; nothing was changed.", 130
+    except (KeyboardInterrupt, typer.Abort) as stop:  # typer turns the first into the second
+        sentence, code = str(stop.__cause__ or stop) or "Stopped.", 130
     except Exception as error:
         # A wrong option; newer versions of typer no longer raise click's own class.
         if not hasattr(error, "format_message"):
             raise
-        sentence, code = f"{error.format_message()} See `gencourse train --help`.", 2
+        sentence, code = f"{error.format_message().rstrip('.')}. See `gencourse train --help`.", 2
     print(" ".join(sentence.split()), file=sys.stderr)
     sys.exit(code)
 

@@ -15,7 +15,7 @@ class WriteError(OSError):
 def write_atomically(path, content):
     """Replace the file `path` by `content` in one indivisible step.
 
-    path: file to write; its folder is made if missing. content: bytes.
+    path: file to write, in a folder that exists. content: bytes.
     Raises: WriteError if the disk is full, read-only or gone; the old file is then untouched.
     Whoever kills the process at any moment leaves the old file or the new one, never a part: the
     temporary file lies in the same folder (a rename across disks is a copy) and reaches the disk
@@ -24,7 +24,6 @@ def write_atomically(path, content):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -36,10 +35,31 @@ def write_atomically(path, content):
             temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the folder itself is gone or read-only: the first error says so
-        raise WriteError(
-            f"Can't write {path}: {error.strerror or error}. Everything saved before is intact; "
-            "free some disk space or reconnect the drive, then start the same run again."
-        ) from error
+        raise WriteError(_sentence(path, error)) from error
+
+
+def append(path, text):
+    """Add text to the end of a file. Raises: WriteError."""
+    try:
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise WriteError(_sentence(path, error)) from error
+
+
+def make_folder(path):
+    """Make a folder and its parents where they are missing. Raises: WriteError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(_sentence(path, error)) from error
+
+
+def _sentence(path, error):
+    return (
+        f"Can't write {path}: {error.strerror or error}. Everything saved before is intact; free "
+        "some disk space or reconnect the drive, then start the same run again."
+    )
 
 
 def _sync_folder(folder):

@@ -103,6 +103,9 @@ class Run:
         self.settings["steps"] = total
         if self.folder is not None:
             self._refuse_other_settings()
+            # Once, here: a folder that vanishes later (a drive that went away) must not come back
+            # as an empty one on another disk.
+            checkpoint.make_folder(self.folder / "samples")
             if self.step == 0:
                 self._write_config()
         static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook
@@ -256,14 +259,7 @@ class Run:
             checkpoint.write_atomically(path, text.getvalue().encode())
         else:
             writer.writerows(rows[self._on_disk :])
-            try:
-                with open(path, "a", encoding="utf-8", newline="") as file:
-                    file.write(text.getvalue())
-            except OSError as error:
-                raise checkpoint.WriteError(
-                    f"Can't write {path}: {error.strerror}. The last checkpoint is intact; free "
-                    "some disk space or reconnect the drive, then start the same run again."
-                ) from error
+            checkpoint.append(path, text.getvalue())
         self._on_disk = len(rows)
 
     def _restore(self, step, state):
