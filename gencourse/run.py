@@ -102,10 +102,10 @@ class Run:
             raise RuntimeError("Use the run as `with Run(...) as run:`, so that it can resume.")
         self.settings["steps"] = total
         if self.folder is not None:
-            self._refuse_other_settings()
             # Once, here: a folder that vanishes later (a drive that went away) must not come back
             # as an empty one on another disk.
             checkpoint.make_folder(self.folder / "samples")
+            self._refuse_other_settings()
             if self.step == 0:
                 self._write_config()
         static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook

@@ -1,0 +1,287 @@
+"""Run and its checkpoints: exact resume, honest refusals, nothing lost."""
+
+import csv
+import json
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gencourse import checkpoint
+from gencourse.run import Run
+from gencourse.runtime import UserError, seed_everything
+
+
+def fit(folder, total, *, stop_at=None, lr=0.1, every=2, fresh=False, spoil=None, log=None):
+    """A tiny noisy regression inside Run; draws from all three global generators."""
+    seed_everything(0)
+    net = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    parts = {"net": net, "optimizer": optimizer}
+    with Run(
+        folder,
+        settings={"lr": lr},
+        batch_size=4,
+        sample=lambda: torch.zeros(4, 1, 8, 8),
+        sample_every=every,
+        checkpoint_every=every,
+        progress=False,
+        fresh=fresh,
+        **parts,
+    ) as run:
+        for step in run.steps(total):
+            if step == stop_at:
+                raise RuntimeError("pulled the plug")
+            x = torch.randn(4, 3) * random.random() + np.random.rand()
+            loss = net(x).square().mean()
+            if step == spoil:
+                loss = loss / 0
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+    return net, run
+
+
+def equal(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_resume_is_exact(tmp_path):
+    whole, run = fit(tmp_path / "whole", 11)
+    with pytest.raises(RuntimeError):
+        fit(tmp_path / "cut", 11, stop_at=7)
+    resumed, run_again = fit(tmp_path / "cut", 11)
+    assert equal(whole, resumed)
+    assert run.history["loss"] == run_again.history["loss"]
+    assert run_again.history["step"] == list(range(1, 12))
+
+
+def test_resume_restores_every_random_generator(tmp_path):
+    """Without the generators' states the same cut gives other weights: the test above has teeth."""
+    with pytest.raises(RuntimeError):
+        fit(tmp_path, 11, stop_at=7)
+    step, state = checkpoint.load_latest(tmp_path)
+    assert step == 6
+    for name in ("python", "numpy", "torch"):
+        other = {**state["random"], name: checkpoint_random()[name]}
+        checkpoint.save(tmp_path, step, {**state, "random": other})
+        resumed, _ = fit(tmp_path, 11)
+        whole, _ = fit(None, 11)
+        assert not equal(whole, resumed), name
+        for path in checkpoint.paths(tmp_path):
+            if not path.name.startswith("checkpoint-00000006"):
+                path.unlink()
+
+
+def checkpoint_random():
+    from gencourse.run import _random_state
+
+    seed_everything(123)
+    return _random_state()
+
+
+def test_a_finished_run_is_found_again(tmp_path):
+    whole, _ = fit(tmp_path, 5)
+    before = checkpoint.paths(tmp_path)[-1].stat().st_mtime_ns
+    again, run = fit(tmp_path, 5, stop_at=0)  # would raise if any step ran
+    assert equal(whole, again)
+    assert len(run.history["loss"]) == 5
+    assert checkpoint.paths(tmp_path)[-1].stat().st_mtime_ns == before
+
+
+def test_files_of_a_run(tmp_path):
+    fit(tmp_path, 5)
+    assert [p.name for p in checkpoint.paths(tmp_path)] == [
+        "checkpoint-00000004.pt",
+        "checkpoint-00000005.pt",
+    ]
+    names = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert names == ["step-000002.png", "step-000004.png", "step-000005.png"]
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert list(rows[0]) == ["step", "loss", "images_per_second"]
+    assert [int(r["step"]) for r in rows] == [1, 2, 3, 4, 5]
+    settings = json.loads((tmp_path / "config.json").read_text())["settings"]
+    assert settings == {"lr": 0.1, "batch_size": 4, "steps": 5}
+
+
+def test_history_after_a_torn_line(tmp_path):
+    with pytest.raises(RuntimeError):
+        fit(tmp_path, 11, stop_at=7)
+    with open(tmp_path / "history.csv", "a") as file:
+        file.write("7,0.25,10.0\n8,0.")  # steps beyond the checkpoint, the last one torn
+    _, run = fit(tmp_path, 11)
+    whole, reference = fit(None, 11)
+    assert run.history["loss"] == reference.history["loss"]
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [int(r["step"]) for r in rows] == list(range(1, 12))
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    fit(tmp_path, 4)
+    with pytest.raises(UserError, match=r"lr was 0\.1 and is now 0\.2") as refused:
+        fit(tmp_path, 4, lr=0.2)
+    assert "batch_size" not in str(refused.value)
+    with pytest.raises(UserError, match="steps was 4 and is now 9"):
+        fit(tmp_path, 9)
+    fresh, _ = fit(tmp_path, 9, lr=0.2, fresh=True)
+    assert equal(fresh, fit(None, 9, lr=0.2)[0])
+
+
+def test_another_net_is_refused(tmp_path):
+    fit(tmp_path, 4)
+    with pytest.raises(UserError, match="other networks"):
+        with Run(tmp_path, settings={"lr": 0.1}, batch_size=4, net=nn.Linear(5, 1)):
+            pass
+
+
+def test_fresh_deletes_only_what_a_run_writes(tmp_path):
+    fit(tmp_path, 4)
+    mine = tmp_path / "notes.txt"
+    mine.write_text("keep me")
+    (tmp_path / "samples" / "holiday.png").write_text("keep me too")
+    _, run = fit(tmp_path, 2, fresh=True)
+    assert mine.exists() and (tmp_path / "samples" / "holiday.png").exists()
+    assert len(run.history["loss"]) == 2
+
+
+@pytest.mark.parametrize("folder", [None, "run"])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, folder):
+    folder = tmp_path / folder if folder else None
+    with pytest.raises(UserError, match="step 6: the training diverged.*learning rate"):
+        fit(folder, 11, spoil=5)
+    if folder:
+        step, state = checkpoint.load_latest(folder)
+        assert step == 4
+        assert all(torch.isfinite(t).all() for t in state["parts"]["net"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    net = nn.Linear(1, 1)
+    with pytest.raises(UserError, match="a weight became nan at step 4"):
+        with Run(tmp_path, checkpoint_every=2, progress=False, net=net) as run:
+            for step in run.steps(6):
+                if step == 3:
+                    net.weight.data.fill_(math_nan())
+                run.log(loss=0.0)
+    assert checkpoint.load_latest(tmp_path)[0] == 2
+
+
+def math_nan():
+    return float("nan")
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+    finished = []
+    seed_everything(0)
+    with pytest.raises(KeyboardInterrupt, match="after step 4"):
+        with Run(tmp_path, progress=False, net=nn.Linear(1, 1)) as run:
+            for step in run.steps(10):
+                if step == 3:
+                    os.kill(os.getpid(), signal.SIGINT)
+                finished.append(step)
+                run.log(loss=1.0)
+    assert finished == [0, 1, 2, 3]
+    assert checkpoint.load_latest(tmp_path)[0] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with Run(tmp_path, progress=False, net=nn.Linear(1, 1)) as run:
+            for _ in run.steps(10):
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                pytest.fail("the second signal was ignored")
+
+
+def test_losses_stay_on_the_device_until_the_refresh(monkeypatch):
+    """No step may fetch a number: fetches are counted, with the refresh far away."""
+    fetched = []
+    monkeypatch.setattr("gencourse.run.REFRESH", 1e9)
+    monkeypatch.setattr(
+        "gencourse.run._fetch", lambda rows: fetched.append(len(rows)) or [{"a": 0.0}] * len(rows)
+    )
+    with Run(progress=False) as run:
+        for _ in run.steps(50):
+            run.log(a=torch.tensor(1.0))
+    assert fetched == [50]
+
+
+def test_changing_names_in_log_is_an_error():
+    with Run(progress=False) as run:
+        with pytest.raises(ValueError, match="logs a; now it got b"):
+            for step in run.steps(2):
+                run.log(**{"ab"[step]: 1.0})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_ends_in_a_sentence(tmp_path):
+    with pytest.raises(RuntimeError):
+        fit(tmp_path, 11, stop_at=5)
+    before = checkpoint.paths(tmp_path)[-1].read_bytes()
+    # Every byte written to /dev/full meets a full disk; the writer's next temporary file is there.
+    os.symlink("/dev/full", tmp_path / ".checkpoint-00000006.pt.tmp")
+    with pytest.raises(checkpoint.WriteError, match="No space left on device.*intact.*free some"):
+        fit(tmp_path, 11)
+    assert checkpoint.paths(tmp_path)[-1].read_bytes() == before
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert equal(fit(tmp_path, 11)[0], fit(None, 11)[0])
+
+
+
+
+def test_a_drive_that_went_away_ends_in_a_sentence(tmp_path):
+    folder = tmp_path / "drive" / "run"
+    with pytest.raises(checkpoint.WriteError, match="reconnect the drive"):
+        with Run(folder, checkpoint_every=2, progress=False, net=nn.Linear(1, 1)) as run:
+            for step in run.steps(6):
+                if step == 3:
+                    (tmp_path / "drive").rename(tmp_path / "elsewhere")
+                run.log(loss=1.0)
+    assert not folder.exists(), "the folder came back, on another disk"
+    assert checkpoint.load_latest(tmp_path / "elsewhere" / "run")[0] == 2
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checkpoint.WriteError, match="Can't write"):
+        fit(tmp_path / "file" / "run", 2)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    whole, _ = fit(tmp_path, 6)
+    newest = checkpoint.paths(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="trying the one before"):
+        again, _ = fit(tmp_path, 6)
+    assert equal(whole, again)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    torch.save({"step": 1, "state": Trap()}, tmp_path / "checkpoint-00000001.pt")
+    with pytest.warns(UserWarning):
+        assert checkpoint.load_latest(tmp_path) is None
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_write_atomically_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(checkpoint.WriteError):
+        checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
