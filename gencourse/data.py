@@ -1,0 +1,567 @@
+"""Pictures as one tensor: embedded digits and shapes, MNIST and its kin, or a folder of yours.
+
+`load` returns `Images`. A batch is a pure function of the step, so there is no loader whose state
+would have to be saved. Nothing is ever silently replaced: what can't be had raises `DataError`.
+"""
+
+import contextlib
+import difflib
+import gzip
+import hashlib
+import json
+import logging
+import math
+import os
+import queue
+import shutil
+import tarfile
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gencourse import runtime, shapes
+
+NAMES = ("digits", "shapes", "mnist", "fashion_mnist", "cifar10")
+SPLITS = ("train", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+# Pictures up to this many bytes move to the device once; more stay in (mapped) memory and each
+# batch moves by itself. 2 GiB is all of CIFAR-10 thirteen times, and fits the smallest Colab GPU.
+ON_DEVICE_BYTES = 2 * 1024**3
+# A mirror that takes this long to send the next 64 kB is given up: two of them end within a minute.
+STALL_SECONDS = 20
+STALL_BYTES = 64_000
+
+log = logging.getLogger(__name__)
+
+
+class DataError(runtime.UserError):
+    """Pictures that can't be had: the message says what was tried and what to do."""
+
+
+class Images:
+    """N pictures with labels, and batches of them.
+
+    x: (N, C, H, W) uint8. labels: (N,) int64. classes: list of str, the labels' names.
+    name: what was loaded. factors: dict of (N,) tensors, captions: list of N str (shapes only,
+    otherwise None). `x`, `labels` and `indices` are on the device, or in memory where x is larger
+    than ON_DEVICE_BYTES; batches always are on the device.
+    """
+
+    def __init__(
+        self, x, labels, classes, name, *, device=None, seed=0, factors=None, captions=None
+    ):
+        if not len(x) == len(labels) > 0:
+            raise DataError(f"{name} has {len(x)} pictures and {len(labels)} labels.")
+        self.device = torch.device(device) if device is not None else runtime.device()
+        home = self.device if x.numel() <= ON_DEVICE_BYTES else torch.device("cpu")
+        self.x, self.labels = x.to(home), labels.to(home)
+        self.classes, self.name, self.seed = list(classes), name, seed
+        self.factors, self.captions = factors, captions
+        self._orders = {}  # epoch -> permutation, the last two epochs
+
+    def __len__(self):
+        return len(self.x)
+
+    def __repr__(self):
+        size = "×".join(map(str, self.shape))
+        return f"{self.name}: {len(self):,} pictures {size}, {len(self.classes)} classes"
+
+    @property
+    def shape(self):
+        """(C, H, W) of one picture."""
+        return tuple(self.x.shape[1:])
+
+    def _order(self, epoch):
+        """The permutation of all N pictures in this epoch, from the seed and the epoch alone."""
+        if epoch not in self._orders:
+            state = np.random.SeedSequence([self.seed % 2**64, epoch]).generate_state(2)
+            generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+            order = torch.randperm(len(self), generator=generator).to(self.x.device)
+            latest = list(self._orders.items())[-1:]
+            self._orders = dict([*latest, (epoch, order)])
+        return self._orders[epoch]
+
+    def indices(self, step, batch_size):
+        """Which pictures batch number `step` holds: a pure function of the two and the seed.
+
+        The epochs' permutations are laid end to end and cut into batches, so a batch may reach into
+        the next epoch: each epoch uses every picture exactly once, whatever the batch size.
+        Returns: (batch_size,) int64.
+        Raises: ValueError if step < 0 or batch_size < 1.
+        """
+        if step < 0 or batch_size < 1:
+            raise ValueError(
+                f"There is no batch {step} of size {batch_size}: steps start at 0, sizes at 1."
+            )
+        n, parts, at, end = len(self), [], step * batch_size, (step + 1) * batch_size
+        while at < end:
+            epoch, place = divmod(at, n)
+            parts.append(self._order(epoch)[place : place + end - at])
+            at += len(parts[-1])
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def images(self, indices):
+        """The pictures at these places: (B, C, H, W) float32 in [-1, 1], on the device."""
+        indices = torch.as_tensor(indices).to(self.x.device)
+        return self.x[indices].to(self.device).float().div_(127.5).sub_(1)
+
+    def batch(self, step, batch_size):
+        """Batch number `step`: (B, C, H, W) float32 in [-1, 1], on the device; see `indices`."""
+        return self.images(self.indices(step, batch_size))
+
+
+def load(name, split="train", size=None, device=None, seed=0, **options):
+    """Load pictures by name.
+
+    name: "digits" (1,797 scans inside scikit-learn, the last 297 are the test split; 16 pixels),
+        "shapes" (rendered, 10,000 and 2,000; 32 pixels), "mnist", "fashion_mnist" (28), "cifar10"
+        (32), or "folder:PATH" (64): your own pictures, with class subfolders or without. Where
+        PATH/train and PATH/test both exist they are the splits; else everything is "train".
+    size: height and width [pixels], default as above. Shapes are rendered at this size; 28 → 32 is
+        padded with black; all else is resized, bilinear with antialiasing. A folder's pictures are
+        first cut to the square in their middle.
+    device: where batches go, default `runtime.device()`.
+    seed: of the batches' order. The pictures themselves don't depend on it.
+    options: count=N and rotate=True for shapes; channels=1 for a folder in grey.
+    Returns: Images.
+    Raises: DataError if the name is unknown or the pictures can't be had; ValueError for a split,
+        size or option that makes no sense.
+    Source: files are looked for in $GENCOURSE_DATA, then `cache_folder()`, then fetched from
+        torchvision's mirrors and checked against torchvision's MD5 sums.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r}: choose 'train' or 'test'.")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"The size is a whole number of pixels, at least 1; this is {size!r}.")
+    name = os.fspath(name)
+    kind = "folder" if name.startswith("folder:") else name
+    allowed = {"shapes": {"count", "rotate"}, "folder": {"channels"}}.get(kind, set())
+    if wrong := sorted(set(options) - allowed):
+        raise ValueError(f"{name} has no option {wrong[0]}.")
+    if kind == "digits":
+        parts = _digits(split)
+    elif kind == "shapes":
+        parts = _shapes(split, size or 32, **options)
+    elif kind in ("mnist", "fashion_mnist"):
+        parts = _mnist("MNIST" if kind == "mnist" else "FashionMNIST", split)
+    elif kind == "cifar10":
+        parts = _cifar10(split)
+    elif kind == "folder":
+        parts = _folder(name.removeprefix("folder:"), split, size or 64, **options)
+    else:
+        raise DataError(_unknown(name))
+    x, labels, classes, *known = parts
+    x = _resize(x, size or (16 if kind == "digits" else x.shape[-1]))
+    known = dict(zip(("factors", "captions"), known, strict=False))
+    return Images(x, labels, classes, name, device=device, seed=seed, **known)
+
+
+def cache_folder():
+    """Where fetched and decoded pictures are kept: $GENCOURSE_CACHE, or the user's cache."""
+    import pooch
+
+    return Path(os.environ.get("GENCOURSE_CACHE") or pooch.os_cache("gencourse")).absolute()
+
+
+def _unknown(name):
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), NAMES, n=1)
+    if near:
+        hint = f" Did you mean {near[0]!r}?"
+    else:
+        hint = f" For the folder, write 'folder:{name}'." if os.path.isdir(name) else ""
+    names = ", ".join(NAMES)
+    return f"There is no data set {name!r}.{hint} Choose one of {names}, or folder:PATH."
+
+
+def _resize(x, size):
+    """(N, C, H, H) uint8 at another size: 28 → 32 padded with black, else bilinear, antialiased."""
+    if x.shape[-1] == size:
+        return x
+    if (x.shape[-1], size) == (28, 32):
+        return F.pad(x, (2, 2, 2, 2))
+    parts = [
+        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        for part in x.split(2_000)  # bounds the memory of the floats
+    ]
+    return torch.cat(parts)
+
+
+# What needs no network ----------------------------------------------------------------------------
+
+
+def _digits(split):
+    from sklearn.datasets import load_digits
+
+    rows = slice(None, 1_500) if split == "train" else slice(1_500, None)
+    scans = load_digits()
+    x = torch.from_numpy(scans.images[rows] * 255 / 16).round().to(torch.uint8)[:, None]
+    return x, torch.from_numpy(scans.target[rows]).long(), [str(digit) for digit in range(10)]
+
+
+def _shapes(split, size, count=None, rotate=False):
+    first, usual = (0, 10_000) if split == "train" else (2**40, 2_000)  # the two never meet
+    count = usual if count is None else count
+    x, factors, captions = shapes.render(first, first + count, pixels=size, rotate=rotate)
+    return x, factors["shape"], shapes.SHAPES, factors, captions
+
+
+# MNIST, Fashion-MNIST, CIFAR-10: torchvision's classes read, pooch fetches ------------------------
+
+
+def _mnist(dataset, split):
+    import torchvision.datasets
+
+    dataset = getattr(torchvision.datasets, dataset)
+    files = [Path(dataset.__name__, "raw", name) for name, _ in dataset.resources]
+    sums = [md5 for _, md5 in dataset.resources]
+
+    def broken(root):
+        return [problem for file in files if (problem := _idx_problem(root / file.with_suffix("")))]
+
+    root = _find(dataset.__name__, broken, files[0].parent)
+    if root is None:
+        root, mirrors = cache_folder(), list(dataset.mirrors)
+        for file, md5 in zip(files, sums, strict=True):
+            if _idx_problem(root / file.with_suffix("")):
+                with _fetched(dataset.__name__, file, md5, mirrors) as packed:
+                    unpacked = packed.with_suffix("")
+                    with gzip.open(packed) as source, open(unpacked, "wb") as target:
+                        shutil.copyfileobj(source, target)
+                    os.replace(unpacked, root / file.with_suffix(""))
+    read = dataset(root, train=split == "train", download=False)
+    return read.data[:, None], read.targets, [name.split(" - ")[0] for name in read.classes]
+
+
+def _idx_problem(path):
+    """Why an idx file is not whole ("… is missing"), or None. torchvision doesn't check."""
+    if not path.is_file():
+        return f"{path} is missing"
+    with open(path, "rb") as file:
+        head = file.read(16)
+    dimensions = head[3] if len(head) == 16 and head[:3] == b"\0\0\x08" else 0
+    if dimensions not in (1, 3):
+        return f"{path} is not an idx file"
+    lengths = np.frombuffer(head, ">u4", dimensions, 4).tolist()
+    wanted, found = 4 + 4 * dimensions + math.prod(lengths), path.stat().st_size
+    return None if wanted == found else f"{path} has {found:,} bytes instead of {wanted:,}"
+
+
+def _cifar10(split):
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    parts = [
+        *CIFAR10.train_list,
+        *CIFAR10.test_list,
+        [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
+    ]
+
+    def broken(root):
+        paths = [(root / CIFAR10.base_folder / name, md5) for name, md5 in parts]
+        return [
+            f"{path} is {'damaged' if path.exists() else 'missing'}"
+            for path, md5 in paths
+            if not check_integrity(path, md5)
+        ]
+
+    root = _find("CIFAR10", broken, Path(CIFAR10.base_folder))
+    if root is None:
+        root, mirror = cache_folder(), CIFAR10.url.removesuffix(CIFAR10.filename)
+        with _fetched("CIFAR10", Path(CIFAR10.filename), CIFAR10.tgz_md5, [mirror]) as packed:
+            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            with tarfile.open(packed) as archive:
+                archive.extractall(packed.parent, **safe)
+            shutil.rmtree(root / CIFAR10.base_folder, ignore_errors=True)
+            os.replace(packed.parent / CIFAR10.base_folder, root / CIFAR10.base_folder)
+    read = CIFAR10(root, train=split == "train", download=False)
+    x = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+    return x, torch.tensor(read.targets), read.classes
+
+
+def _find(dataset, broken, place):
+    """The first of $GENCOURSE_DATA and the cache that holds the whole data set, or None.
+
+    broken: maps a root to its list of problems. What is wrong in $GENCOURSE_DATA is said, and never
+    touched; what is wrong in the cache will be fetched again.
+    """
+    if given := os.environ.get("GENCOURSE_DATA"):
+        root = Path(given).expanduser()
+        problems = broken(root)
+        if not problems:
+            return root
+        if (root / place).exists():
+            log.warning("%s in $GENCOURSE_DATA is not used: %s.", dataset, problems[0])
+    return None if broken(cache_folder()) else cache_folder()
+
+
+@contextlib.contextmanager
+def _fetched(dataset, file, md5, mirrors):
+    """The packed file, checked, in a folder for unpacking that vanishes afterwards.
+
+    file: path relative to a root; it is taken from $GENCOURSE_DATA or the cache if someone put it
+    there. mirrors: a list of addresses; one that fails is removed, so it costs its time-out once.
+    """
+    import pooch
+
+    root, tried = cache_folder(), []
+    given = [Path(os.environ["GENCOURSE_DATA"])] if os.environ.get("GENCOURSE_DATA") else []
+    try:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix="unfinished-") as workplace:
+            packed = Path(workplace, file.name)
+            for folder in (*given, root):
+                if (folder / file).is_file() and pooch.file_hash(folder / file, "md5") == md5:
+                    shutil.copyfile(folder / file, packed)
+                    break
+            while not packed.exists() and mirrors:
+                try:
+                    with _quiet(pooch.get_logger()):
+                        pooch.retrieve(
+                            mirrors[0] + file.name,
+                            f"md5:{md5}",
+                            file.name,
+                            workplace,
+                            downloader=_download,
+                        )
+                except Exception as error:
+                    if isinstance(error, OSError) and error.errno in (13, 28, 30, 122):
+                        raise  # the disk, not the network
+                    tried.append(f"{mirrors.pop(0)} {_reason(error)}")
+            if packed.exists():
+                yield packed
+                return
+    except OSError as error:
+        raise DataError(
+            f"{dataset} can't be kept in {root}: {error.strerror or error}. Make room there or set "
+            "GENCOURSE_CACHE to another folder; `digits` needs neither."
+        ) from error
+    raise DataError(
+        f"{dataset} can't be had: {file.name} is not in $GENCOURSE_DATA or the cache, and "
+        f"{'; '.join(tried) or 'no mirror is left'}. Try another network, or put the file here: "
+        f"{root / file}, or use `digits`, which needs no network."
+    )
+
+
+def _download(url, output_file, _):
+    """pooch's downloader, in a thread of its own: whatever stalls there, this one gives up in time.
+
+    A read time-out alone is not enough: a server that sends a byte a second never trips it, and
+    looking up a name has none.
+    """
+    from pooch import HTTPDownloader
+    from tqdm.auto import tqdm
+
+    chunks, given_up = queue.SimpleQueue(), threading.Event()
+
+    class Sink:
+        def write(self, chunk):
+            if given_up.is_set():
+                raise TimeoutError
+            chunks.put(chunk)
+
+        def flush(self):
+            pass
+
+    def work(bar):
+        try:
+            download = HTTPDownloader(progressbar=bar, chunk_size=2**14, timeout=STALL_SECONDS)
+            download(url, Sink(), None)
+            chunks.put(None)
+        except Exception as error:
+            chunks.put(error)
+
+    # total=1 until the server says more: pooch asks for the bar's truth value.
+    with tqdm(total=1, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], leave=False) as bar:
+        threading.Thread(target=work, args=(bar,), daemon=True).start()
+        try:
+            with open(output_file, "wb") as file:
+                received, deadline = 0, time.monotonic() + STALL_SECONDS
+                while True:
+                    chunk = chunks.get(timeout=max(0.001, deadline - time.monotonic()))
+                    if chunk is None:
+                        return
+                    if isinstance(chunk, Exception):
+                        raise chunk
+                    file.write(chunk)
+                    received += len(chunk)
+                    if received >= STALL_BYTES:
+                        received, deadline = 0, time.monotonic() + STALL_SECONDS
+        except queue.Empty:
+            raise TimeoutError from None
+        finally:
+            given_up.set()
+
+
+def _reason(error):
+    """What a mirror did wrong, as the end of a sentence."""
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        return f"answered {error.response.status_code}"
+    if isinstance(error, TimeoutError | requests.Timeout):
+        return f"sent next to nothing for {STALL_SECONDS} seconds"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "broke off in the middle"
+    if isinstance(error, ValueError) and "hash" in str(error):
+        return "sent something else than the file (its MD5 sum is wrong)"
+    if isinstance(error, requests.ConnectionError):
+        return "could not be reached"
+    return f"failed ({error})"
+
+
+@contextlib.contextmanager
+def _quiet(logger):
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+# A folder of pictures -----------------------------------------------------------------------------
+
+
+def _folder(path, split, size, channels=3):
+    if channels not in (1, 3):
+        raise ValueError(f"A folder's pictures have 3 channels, or 1 for grey; not {channels!r}.")
+    top = Path(path).expanduser().absolute()
+    if not path or not top.is_dir():
+        raise DataError(f"There is no folder {path!r} (looked for {top}).")
+    splits = all((top / name).is_dir() for name in SPLITS)
+    if split == "test" and not splits:
+        raise DataError(f"{top} has no test pictures: put them into subfolders train and test.")
+    root = top / split if splits else top
+    files = _pictures(root)
+    if not files:
+        endings = " ".join(SUFFIXES)
+        raise DataError(f"{root} holds no pictures: files that end in {endings} are looked for.")
+    names = [_class_of(file, root) for file in files]
+    everything = [_class_of(file, top / s) for s in SPLITS for file in _pictures(top / s)]
+    classes = sorted(set(everything if splits else names))
+
+    about = [[file.relative_to(root).as_posix(), *_fingerprint(file)] for file in files]
+    place = hashlib.sha256(f"{root} {size} {channels}".encode()).hexdigest()[:16]
+    version = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    cached = cache_folder() / "folders" / f"{place}-{version}"
+    kept = _cached_rows(cached, channels * size * size)
+    if kept is None:
+        try:
+            kept = _decode(files, root, cached, size, channels)
+        except OSError as error:
+            raise DataError(
+                f"The pictures of {root} can't be kept in {cached.parent}: "
+                f"{error.strerror or error}. Make room there, or set GENCOURSE_CACHE to another "
+                "folder."
+            ) from error
+    missing = sorted(set(range(len(files))) - set(kept))
+    if missing:
+        log.warning(
+            "%s of %s pictures in %s could not be read and are left out, the first of them %s.",
+            f"{len(missing):,}",
+            f"{len(files):,}",
+            root,
+            files[missing[0]].relative_to(root),
+        )
+    # Copy on write: torch wants writable memory, the file stays as it is.
+    pixels = np.memmap(cached / "pixels", np.uint8, "c", shape=(len(kept), channels, size, size))
+    labels = torch.tensor([classes.index(names[row]) for row in kept])
+    return torch.from_numpy(pixels), labels, classes
+
+
+def _pictures(root):
+    """Every picture below root, sorted; hidden files and folders are left out."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(folder, name)
+            for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _class_of(file, root):
+    """The subfolder of root that the file is in, or root's own name."""
+    parts = file.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else root.name
+
+
+def _fingerprint(file):
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _cached_rows(cached, bytes_each):
+    """Which files (by number) the cached rows show, or None if they are not there in full."""
+    try:
+        rows = json.loads((cached / "rows.json").read_text())
+        return rows if (cached / "pixels").stat().st_size == len(rows) * bytes_each else None
+    except (OSError, ValueError):
+        return None
+
+
+def _decode(files, root, cached, size, channels):
+    """Decode the files into the folder `cached`, all or nothing; returns the numbers of those read.
+
+    Rows are written, not mapped: a full disk then is an error and not a crash.
+    """
+    from tqdm.auto import tqdm
+
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    block = max(16, 2**25 // (channels * size * size))  # 32 MB are held at once
+    with (
+        tempfile.TemporaryDirectory(dir=cached.parent, prefix="unfinished-") as workplace,
+        tqdm(total=len(files), desc=f"reading {root.name}", unit="picture", delay=1) as bar,
+        ThreadPoolExecutor() as pool,
+    ):
+        rows, new = [], Path(workplace, "new")
+        new.mkdir()
+        with open(new / "pixels", "wb") as file:
+            for start in range(0, len(files), block):
+                part = files[start : start + block]
+                pictures = pool.map(lambda path: _read_picture(path, size, channels), part)
+                for row, picture in enumerate(pictures, start):
+                    if picture is not None:
+                        file.write(picture)
+                        rows.append(row)
+                    bar.update()
+        if not rows:
+            raise DataError(f"None of the {len(files):,} pictures in {root} could be read.")
+        (new / "rows.json").write_text(json.dumps(rows))
+        for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # of an earlier state
+            shutil.rmtree(old, ignore_errors=True)
+        os.replace(new, cached)
+    return rows
+
+
+def _read_picture(path, size, channels):
+    """One picture file as (C, size, size) uint8 in C order, or None if it can't be read."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no finer than needed
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I"):  # 16 bits per pixel, which convert would clip
+                high = np.asarray(picture).astype(np.int64) >> 8
+                picture = Image.fromarray(high.clip(0, 255).astype(np.uint8))
+            if picture.has_transparency_data:
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture.convert("RGBA"))
+            picture = picture.convert("RGB" if channels == 3 else "L")
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    except Exception:  # damaged files raise almost anything
+        return None
+    pixels = np.asarray(picture).reshape(size, size, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
