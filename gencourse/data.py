@@ -4,7 +4,6 @@
 would have to be saved. Nothing is ever silently replaced: what can't be had raises `DataError`.
 """
 
-import contextlib
 import difflib
 import gzip
 import hashlib
@@ -12,12 +11,9 @@ import json
 import logging
 import math
 import os
-import queue
 import shutil
 import tarfile
 import tempfile
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,22 +22,16 @@ import torch
 import torch.nn.functional as F
 
 from gencourse import runtime, shapes
+from gencourse.fetch import DataError, cache_folder, fetched, given_folder
 
 NAMES = ("digits", "shapes", "mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pictures up to this many bytes move to the device once; more stay in (mapped) memory and each
-# batch moves by itself. 2 GiB is all of CIFAR-10 thirteen times, and fits the smallest Colab GPU.
+# batch moves by itself. 2 GiB is thirteen times CIFAR-10, and fits beside a training on any GPU.
 ON_DEVICE_BYTES = 2 * 1024**3
-# A mirror that takes this long to send the next 64 kB is given up: two of them end within a minute.
-STALL_SECONDS = 20
-STALL_BYTES = 64_000
 
 log = logging.getLogger(__name__)
-
-
-class DataError(runtime.UserError):
-    """Pictures that can't be had: the message says what was tried and what to do."""
 
 
 class Images:
@@ -162,13 +152,6 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
     return Images(x, labels, classes, name, device=device, seed=seed, **known)
 
 
-def cache_folder():
-    """Where fetched and decoded pictures are kept: $GENCOURSE_CACHE, or the user's cache."""
-    import pooch
-
-    return Path(os.environ.get("GENCOURSE_CACHE") or pooch.os_cache("gencourse")).absolute()
-
-
 def _unknown(name):
     near = difflib.get_close_matches(name.lower().replace("-", "_"), NAMES, n=1)
     if near:
@@ -185,14 +168,11 @@ def _resize(x, size):
         return x
     if (x.shape[-1], size) == (28, 32):
         return F.pad(x, (2, 2, 2, 2))
-    parts = [
-        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
-        .round()
-        .clamp(0, 255)
-        .to(torch.uint8)
-        for part in x.split(2_000)  # bounds the memory of the floats
-    ]
-    return torch.cat(parts)
+    resized = []
+    for part in x.split(2_000):  # bounds the memory of the floats
+        part = F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
+        resized.append(part.round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(resized)
 
 
 # What needs no network ----------------------------------------------------------------------------
@@ -214,218 +194,85 @@ def _shapes(split, size, count=None, rotate=False):
     return x, factors["shape"], shapes.SHAPES, factors, captions
 
 
-# MNIST, Fashion-MNIST, CIFAR-10: torchvision's classes read, pooch fetches ------------------------
+# MNIST, Fashion-MNIST, CIFAR-10: torchvision's classes read, `fetch` fetches ----------------------
 
 
 def _mnist(dataset, split):
     import torchvision.datasets
 
     dataset = getattr(torchvision.datasets, dataset)
-    files = [Path(dataset.__name__, "raw", name) for name, _ in dataset.resources]
-    sums = [md5 for _, md5 in dataset.resources]
+    raw = Path(dataset.__name__, "raw")
+    files = {raw / name: md5 for name, md5 in dataset.resources}  # packed; unpacked without .gz
 
-    def broken(root):
-        return [problem for file in files if (problem := _idx_problem(root / file.with_suffix("")))]
+    def problems(root):
+        return filter(None, (_idx_problem(root / file.with_suffix("")) for file in files))
 
-    root = _find(dataset.__name__, broken, files[0].parent)
-    if root is None:
-        root, mirrors = cache_folder(), list(dataset.mirrors)
-        for file, md5 in zip(files, sums, strict=True):
-            if _idx_problem(root / file.with_suffix("")):
-                with _fetched(dataset.__name__, file, md5, mirrors) as packed:
-                    unpacked = packed.with_suffix("")
-                    with gzip.open(packed) as source, open(unpacked, "wb") as target:
-                        shutil.copyfileobj(source, target)
-                    os.replace(unpacked, root / file.with_suffix(""))
+    root, mirrors = _find(dataset.__name__, problems, raw), list(dataset.mirrors)
+    for file, md5 in files.items():
+        goal = root / file.with_suffix("")
+        if _idx_problem(goal):
+            with fetched(dataset.__name__, file, md5, mirrors) as packed:
+                unpacked = packed.with_suffix("")
+                with gzip.open(packed) as source, open(unpacked, "wb") as target:
+                    shutil.copyfileobj(source, target)
+                os.replace(unpacked, goal)
     read = dataset(root, train=split == "train", download=False)
     return read.data[:, None], read.targets, [name.split(" - ")[0] for name in read.classes]
 
 
 def _idx_problem(path):
-    """Why an idx file is not whole ("… is missing"), or None. torchvision doesn't check."""
+    """What is wrong with an idx file ("… is missing"), or None; torchvision doesn't check."""
     if not path.is_file():
         return f"{path} is missing"
     with open(path, "rb") as file:
         head = file.read(16)
     dimensions = head[3] if len(head) == 16 and head[:3] == b"\0\0\x08" else 0
     if dimensions not in (1, 3):
-        return f"{path} is not an idx file"
-    lengths = np.frombuffer(head, ">u4", dimensions, 4).tolist()
-    wanted, found = 4 + 4 * dimensions + math.prod(lengths), path.stat().st_size
-    return None if wanted == found else f"{path} has {found:,} bytes instead of {wanted:,}"
+        return f"{path} is no idx file"
+    needed = 4 + 4 * dimensions + math.prod(np.frombuffer(head, ">u4", dimensions, 4).tolist())
+    found = path.stat().st_size
+    return None if needed == found else f"{path} has {found:,} bytes instead of {needed:,}"
 
 
 def _cifar10(split):
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    parts = [
-        *CIFAR10.train_list,
-        *CIFAR10.test_list,
-        [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
-    ]
+    parts = dict([*CIFAR10.train_list, *CIFAR10.test_list])
+    parts[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
+    folder = CIFAR10.base_folder
 
-    def broken(root):
-        paths = [(root / CIFAR10.base_folder / name, md5) for name, md5 in parts]
-        return [
-            f"{path} is {'damaged' if path.exists() else 'missing'}"
-            for path, md5 in paths
-            if not check_integrity(path, md5)
-        ]
+    def problems(root):
+        for path, md5 in ((root / folder / name, md5) for name, md5 in parts.items()):
+            if not check_integrity(path, md5):
+                yield f"{path} is {'damaged' if path.exists() else 'missing'}"
 
-    root = _find("CIFAR10", broken, Path(CIFAR10.base_folder))
-    if root is None:
-        root, mirror = cache_folder(), CIFAR10.url.removesuffix(CIFAR10.filename)
-        with _fetched("CIFAR10", Path(CIFAR10.filename), CIFAR10.tgz_md5, [mirror]) as packed:
+    root, mirror = _find("CIFAR10", problems, folder), CIFAR10.url.removesuffix(CIFAR10.filename)
+    if any(problems(root)):
+        with fetched("CIFAR10", Path(CIFAR10.filename), CIFAR10.tgz_md5, [mirror]) as packed:
             safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             with tarfile.open(packed) as archive:
                 archive.extractall(packed.parent, **safe)
-            shutil.rmtree(root / CIFAR10.base_folder, ignore_errors=True)
-            os.replace(packed.parent / CIFAR10.base_folder, root / CIFAR10.base_folder)
+            shutil.rmtree(root / folder, ignore_errors=True)
+            os.replace(packed.parent / folder, root / folder)
     read = CIFAR10(root, train=split == "train", download=False)
     x = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
     return x, torch.tensor(read.targets), read.classes
 
 
-def _find(dataset, broken, place):
-    """The first of $GENCOURSE_DATA and the cache that holds the whole data set, or None.
+def _find(dataset, problems, place):
+    """$GENCOURSE_DATA if it holds the whole data set, else the cache (whole or not).
 
-    broken: maps a root to its list of problems. What is wrong in $GENCOURSE_DATA is said, and never
-    touched; what is wrong in the cache will be fetched again.
+    problems: maps a root to its problems, in words. One in $GENCOURSE_DATA is said, and the file
+    left as it is; one in the cache is mended by fetching.
     """
-    if given := os.environ.get("GENCOURSE_DATA"):
-        root = Path(given).expanduser()
-        problems = broken(root)
-        if not problems:
+    root = given_folder()
+    if root is not None:
+        if not (problem := next(iter(problems(root)), None)):
             return root
-        if (root / place).exists():
-            log.warning("%s in $GENCOURSE_DATA is not used: %s.", dataset, problems[0])
-    return None if broken(cache_folder()) else cache_folder()
-
-
-@contextlib.contextmanager
-def _fetched(dataset, file, md5, mirrors):
-    """The packed file, checked, in a folder for unpacking that vanishes afterwards.
-
-    file: path relative to a root; it is taken from $GENCOURSE_DATA or the cache if someone put it
-    there. mirrors: a list of addresses; one that fails is removed, so it costs its time-out once.
-    """
-    import pooch
-
-    root, tried = cache_folder(), []
-    given = [Path(os.environ["GENCOURSE_DATA"])] if os.environ.get("GENCOURSE_DATA") else []
-    try:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix="unfinished-") as workplace:
-            packed = Path(workplace, file.name)
-            for folder in (*given, root):
-                if (folder / file).is_file() and pooch.file_hash(folder / file, "md5") == md5:
-                    shutil.copyfile(folder / file, packed)
-                    break
-            while not packed.exists() and mirrors:
-                try:
-                    with _quiet(pooch.get_logger()):
-                        pooch.retrieve(
-                            mirrors[0] + file.name,
-                            f"md5:{md5}",
-                            file.name,
-                            workplace,
-                            downloader=_download,
-                        )
-                except Exception as error:
-                    if isinstance(error, OSError) and error.errno in (13, 28, 30, 122):
-                        raise  # the disk, not the network
-                    tried.append(f"{mirrors.pop(0)} {_reason(error)}")
-            if packed.exists():
-                yield packed
-                return
-    except OSError as error:
-        raise DataError(
-            f"{dataset} can't be kept in {root}: {error.strerror or error}. Make room there or set "
-            "GENCOURSE_CACHE to another folder; `digits` needs neither."
-        ) from error
-    raise DataError(
-        f"{dataset} can't be had: {file.name} is not in $GENCOURSE_DATA or the cache, and "
-        f"{'; '.join(tried) or 'no mirror is left'}. Try another network, or put the file here: "
-        f"{root / file}, or use `digits`, which needs no network."
-    )
-
-
-def _download(url, output_file, _):
-    """pooch's downloader, in a thread of its own: whatever stalls there, this one gives up in time.
-
-    A read time-out alone is not enough: a server that sends a byte a second never trips it, and
-    looking up a name has none.
-    """
-    from pooch import HTTPDownloader
-    from tqdm.auto import tqdm
-
-    chunks, given_up = queue.SimpleQueue(), threading.Event()
-
-    class Sink:
-        def write(self, chunk):
-            if given_up.is_set():
-                raise TimeoutError
-            chunks.put(chunk)
-
-        def flush(self):
-            pass
-
-    def work(bar):
-        try:
-            download = HTTPDownloader(progressbar=bar, chunk_size=2**14, timeout=STALL_SECONDS)
-            download(url, Sink(), None)
-            chunks.put(None)
-        except Exception as error:
-            chunks.put(error)
-
-    # total=1 until the server says more: pooch asks for the bar's truth value.
-    with tqdm(total=1, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], leave=False) as bar:
-        threading.Thread(target=work, args=(bar,), daemon=True).start()
-        try:
-            with open(output_file, "wb") as file:
-                received, deadline = 0, time.monotonic() + STALL_SECONDS
-                while True:
-                    chunk = chunks.get(timeout=max(0.001, deadline - time.monotonic()))
-                    if chunk is None:
-                        return
-                    if isinstance(chunk, Exception):
-                        raise chunk
-                    file.write(chunk)
-                    received += len(chunk)
-                    if received >= STALL_BYTES:
-                        received, deadline = 0, time.monotonic() + STALL_SECONDS
-        except queue.Empty:
-            raise TimeoutError from None
-        finally:
-            given_up.set()
-
-
-def _reason(error):
-    """What a mirror did wrong, as the end of a sentence."""
-    import requests
-
-    if isinstance(error, requests.HTTPError):
-        return f"answered {error.response.status_code}"
-    if isinstance(error, TimeoutError | requests.Timeout):
-        return f"sent next to nothing for {STALL_SECONDS} seconds"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "broke off in the middle"
-    if isinstance(error, ValueError) and "hash" in str(error):
-        return "sent something else than the file (its MD5 sum is wrong)"
-    if isinstance(error, requests.ConnectionError):
-        return "could not be reached"
-    return f"failed ({error})"
-
-
-@contextlib.contextmanager
-def _quiet(logger):
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+        if not root.is_dir() or (root / place).exists():
+            log.warning("%s is not read from $GENCOURSE_DATA: %s.", dataset, problem)
+    return cache_folder()
 
 
 # A folder of pictures -----------------------------------------------------------------------------
@@ -519,7 +366,8 @@ def _decode(files, root, cached, size, channels):
     from tqdm.auto import tqdm
 
     cached.parent.mkdir(parents=True, exist_ok=True)
-    block = max(16, 2**25 // (channels * size * size))  # 32 MB are held at once
+    each = channels * size * size
+    block = max(16, 2**25 // each)  # 32 MB are held at once
     with (
         tempfile.TemporaryDirectory(dir=cached.parent, prefix="unfinished-") as workplace,
         tqdm(total=len(files), desc=f"reading {root.name}", unit="picture", delay=1) as bar,
@@ -540,8 +388,13 @@ def _decode(files, root, cached, size, channels):
             raise DataError(f"None of the {len(files):,} pictures in {root} could be read.")
         (new / "rows.json").write_text(json.dumps(rows))
         for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # of an earlier state
-            shutil.rmtree(old, ignore_errors=True)
-        os.replace(new, cached)
+            if _cached_rows(cached, each) is None or old != cached:
+                shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(new, cached)
+        except OSError:  # another process may have been faster
+            if _cached_rows(cached, each) != rows:
+                raise
     return rows
 
 
@@ -556,7 +409,7 @@ def _read_picture(path, size, channels):
             if picture.mode.startswith("I"):  # 16 bits per pixel, which convert would clip
                 high = np.asarray(picture).astype(np.int64) >> 8
                 picture = Image.fromarray(high.clip(0, 255).astype(np.uint8))
-            if picture.has_transparency_data:
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 white = Image.new("RGBA", picture.size, "white")
                 picture = Image.alpha_composite(white, picture.convert("RGBA"))
             picture = picture.convert("RGB" if channels == 3 else "L")

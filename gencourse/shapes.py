@@ -21,6 +21,10 @@ COLOURS = {
 }
 SIZE = (0.13, 0.26)  # radius; every shape then covers about the area of the circle, or less
 PLACE = (0.30, 0.70)  # x and y alike: the largest shape stays inside at every angle
+# The captions' words for the lower, middle and upper third of size, y and x
+EXTENTS = ("small", "medium-sized", "large")
+HEIGHTS = ("top", "", "bottom")
+WIDTHS = ("left", "", "right")
 CHUNK = 1_000  # pictures drawn at once, which bounds the memory
 
 
@@ -98,7 +102,7 @@ def factors(first, last, *, seed=0, rotate=False):
 
 
 def _third(value, limits, words):
-    """The word for the lower, middle or upper third of the limits."""
+    """Which of three words, by the third of the limits that the value is in."""
     return words[min(2, max(0, int(3 * (value - limits[0]) / (limits[1] - limits[0]))))]
 
 
@@ -110,10 +114,9 @@ def captions(factors):
     colours, result = list(COLOURS), []
     columns = (factors[key].tolist() for key in ("shape", "colour", "size", "x", "y"))
     for shape, colour, size, x, y in zip(*columns, strict=True):
-        large = _third(size, SIZE, ("small", "medium-sized", "large"))
-        place = (
-            f"{_third(y, PLACE, ('top', '', 'bottom'))} {_third(x, PLACE, ('left', '', 'right'))}"
-        )
+        large = _third(size, SIZE, EXTENTS)
+        row, column = _third(y, PLACE, HEIGHTS), _third(x, PLACE, WIDTHS)
+        place = f"{row} {column}".strip() or "centre"
         result.append(f"a {large} {colours[colour]} {SHAPES[shape]}, {place}")
     return result
 

@@ -1,0 +1,147 @@
+"""Files from the network: every mirror tried, nothing unchecked, nothing left half done."""
+
+import contextlib
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from gencourse.runtime import UserError
+
+# A mirror that takes this long to send the next 64 kB is given up: two of them end within a minute.
+STALL_SECONDS = 20
+STALL_BYTES = 64_000
+
+
+class DataError(UserError):
+    """Pictures that can't be had: the message says what was tried and what to do."""
+
+
+class _MirrorError(Exception):
+    """What a mirror did wrong, as the end of a sentence."""
+
+
+def given_folder():
+    """The folder that $GENCOURSE_DATA names, or None; nothing is ever written there."""
+    name = os.environ.get("GENCOURSE_DATA")
+    return Path(name).expanduser().absolute() if name else None
+
+
+def cache_folder():
+    """Where fetched and decoded pictures are kept: $GENCOURSE_CACHE, or the user's cache."""
+    import pooch
+
+    name = os.environ.get("GENCOURSE_CACHE") or pooch.os_cache("gencourse")
+    return Path(name).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def fetched(what, file, md5, mirrors):
+    """A packed file, checked, in a folder of the cache for unpacking that vanishes afterwards.
+
+    what: the data set, for the message. file: Path relative to `given_folder()` and
+    `cache_folder()`: a copy that somebody put there is taken if its MD5 sum is right.
+    mirrors: list of addresses that end in "/". One that fails is taken off the list, so that a
+    mirror which stalls costs its time only once.
+    Yields: Path of the packed file.
+    Raises: DataError if it can't be had, or if the cache can't be written.
+    """
+    import pooch
+
+    root, tried = cache_folder(), []
+    try:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix="unfinished-") as workplace:
+            packed = Path(workplace, file.name)
+            for folder in (given_folder(), root):
+                own = folder and folder / file
+                if own and own.is_file() and pooch.file_hash(own, "md5") == md5:
+                    shutil.copyfile(own, packed)
+                    break
+            pooch.get_logger().setLevel("WARNING")  # the bar says it
+            while mirrors and not packed.exists():
+                url = mirrors[0] + file.name
+                try:
+                    pooch.retrieve(url, f"md5:{md5}", file.name, workplace, downloader=_download)
+                except _MirrorError as error:
+                    tried.append(f"{mirrors.pop(0)} {error}")
+                except ValueError:
+                    tried.append(f"{mirrors.pop(0)} sent something else (its MD5 sum is wrong)")
+            if packed.exists():
+                yield packed
+                return
+    except OSError as error:
+        raise DataError(
+            f"{what} can't be kept in {root}: {error.strerror or error}. Make room there, or set "
+            "GENCOURSE_CACHE to another folder, or use `digits`, which needs neither."
+        ) from error
+    raise DataError(
+        f"{what} can't be had: {file.name} is neither in $GENCOURSE_DATA nor in the cache, and "
+        f"{'; '.join(tried) or 'no mirror is left'}. Try another network, or put the file here: "
+        f"{root / file}, or use `digits`, which needs no network."
+    )
+
+
+def _download(url, path, _):
+    """pooch's downloader in a thread of its own: whatever hangs there, this one ends in time.
+
+    A read time-out alone is not enough: a server that sends a byte a second never trips it, and
+    looking up a server's name has none.
+    """
+    import pooch
+    from tqdm.auto import tqdm
+
+    arrived, given_up = queue.SimpleQueue(), threading.Event()
+
+    class Sink:
+        def write(self, chunk):
+            if given_up.is_set():
+                raise _MirrorError  # ends the thread
+            arrived.put(chunk)
+
+        def flush(self):
+            pass
+
+    def work(bar):
+        try:
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**14, timeout=STALL_SECONDS)(
+                url, Sink(), None
+            )
+            arrived.put(b"")
+        except Exception as error:
+            arrived.put(error)
+
+    # total=1 until the server says more: pooch asks for the bar's truth value.
+    with tqdm(total=1, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], leave=False) as bar:
+        threading.Thread(target=work, args=(bar,), daemon=True).start()
+        try:
+            with open(path, "wb") as file:
+                received, deadline = 0, time.monotonic() + STALL_SECONDS
+                while chunk := arrived.get(timeout=max(0.01, deadline - time.monotonic())):
+                    if isinstance(chunk, Exception):
+                        raise _MirrorError(_reason(chunk)) from chunk
+                    file.write(chunk)
+                    received += len(chunk)
+                    if received >= STALL_BYTES:
+                        received, deadline = 0, time.monotonic() + STALL_SECONDS
+        except queue.Empty:
+            raise _MirrorError(_reason(TimeoutError())) from None
+        finally:
+            given_up.set()
+
+
+def _reason(error):
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        return f"answered {error.response.status_code}"
+    if isinstance(error, TimeoutError | requests.Timeout):
+        return f"sent next to nothing for {STALL_SECONDS} seconds"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "broke off in the middle"
+    if isinstance(error, requests.ConnectionError):
+        return "could not be reached"
+    return f"failed ({error})"
