@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import tarfile
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from gencourse import runtime, shapes
-from gencourse.fetch import DataError, cache_folder, fetched, given_folder
+from gencourse.fetch import DataError, cache_folder, fetched, given_folder, workplace
 
 NAMES = ("digits", "shapes", "mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "test")
@@ -120,20 +119,20 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
     seed: of the batches' order. The pictures themselves don't depend on it.
     options: count=N and rotate=True for shapes; channels=1 for a folder in grey.
     Returns: Images.
-    Raises: DataError if the name is unknown or the pictures can't be had; ValueError for a split,
-        size or option that makes no sense.
+    Raises: DataError (a UserError and a ValueError) if the name is unknown, the pictures can't be
+        had, or split, size or an option makes no sense.
     Source: files are looked for in $GENCOURSE_DATA, then `cache_folder()`, then fetched from
         torchvision's mirrors and checked against torchvision's MD5 sums.
     """
     if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}: choose 'train' or 'test'.")
+        raise DataError(f"There is no split {split!r}: choose 'train' or 'test'.")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ValueError(f"The size is a whole number of pixels, at least 1; this is {size!r}.")
+        raise DataError(f"The size is a whole number of pixels, at least 1; this is {size!r}.")
     name = os.fspath(name)
     kind = "folder" if name.startswith("folder:") else name
     allowed = {"shapes": {"count", "rotate"}, "folder": {"channels"}}.get(kind, set())
     if wrong := sorted(set(options) - allowed):
-        raise ValueError(f"{name} has no option {wrong[0]}.")
+        raise DataError(f"{name} has no option {wrong[0]}.")
     if kind == "digits":
         parts = _digits(split)
     elif kind == "shapes":
@@ -207,7 +206,7 @@ def _mnist(dataset, split):
     def problems(root):
         return filter(None, (_idx_problem(root / file.with_suffix("")) for file in files))
 
-    root, mirrors = _find(dataset.__name__, problems, raw), list(dataset.mirrors)
+    root, mirrors = _find(dataset.__name__, problems), list(dataset.mirrors)
     for file, md5 in files.items():
         goal = root / file.with_suffix("")
         if _idx_problem(goal):
@@ -224,13 +223,12 @@ def _idx_problem(path):
     """What is wrong with an idx file ("… is missing"), or None; torchvision doesn't check."""
     if not path.is_file():
         return f"{path} is missing"
+    dimensions = 3 if "idx3" in path.name else 1
     with open(path, "rb") as file:
-        head = file.read(16)
-    dimensions = head[3] if len(head) == 16 and head[:3] == b"\0\0\x08" else 0
-    if dimensions not in (1, 3):
-        return f"{path} is no idx file"
-    needed = 4 + 4 * dimensions + math.prod(np.frombuffer(head, ">u4", dimensions, 4).tolist())
-    found = path.stat().st_size
+        head, found = file.read(4 + 4 * dimensions), path.stat().st_size
+    if len(head) < 4 + 4 * dimensions or head[:4] != bytes([0, 0, 8, dimensions]):
+        return f"{path} does not begin as an idx file does"
+    needed = len(head) + math.prod(np.frombuffer(head, ">u4", offset=4).tolist())
     return None if needed == found else f"{path} has {found:,} bytes instead of {needed:,}"
 
 
@@ -247,7 +245,7 @@ def _cifar10(split):
             if not check_integrity(path, md5):
                 yield f"{path} is {'damaged' if path.exists() else 'missing'}"
 
-    root, mirror = _find("CIFAR10", problems, folder), CIFAR10.url.removesuffix(CIFAR10.filename)
+    root, mirror = _find("CIFAR10", problems), CIFAR10.url.removesuffix(CIFAR10.filename)
     if any(problems(root)):
         with fetched("CIFAR10", Path(CIFAR10.filename), CIFAR10.tgz_md5, [mirror]) as packed:
             safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -260,7 +258,7 @@ def _cifar10(split):
     return x, torch.tensor(read.targets), read.classes
 
 
-def _find(dataset, problems, place):
+def _find(dataset, problems):
     """$GENCOURSE_DATA if it holds the whole data set, else the cache (whole or not).
 
     problems: maps a root to its problems, in words. One in $GENCOURSE_DATA is said, and the file
@@ -268,10 +266,13 @@ def _find(dataset, problems, place):
     """
     root = given_folder()
     if root is not None:
-        if not (problem := next(iter(problems(root)), None)):
+        found = list(problems(root))
+        if not found:
             return root
-        if not root.is_dir() or (root / place).exists():
-            log.warning("%s is not read from $GENCOURSE_DATA: %s.", dataset, problem)
+        damage = [problem for problem in found if not problem.endswith("is missing")]
+        if damage or not root.is_dir():
+            said = damage[0] if damage else f"there is no folder {root}"
+            log.warning("%s is not read from $GENCOURSE_DATA: %s.", dataset, said)
     return cache_folder()
 
 
@@ -280,7 +281,7 @@ def _find(dataset, problems, place):
 
 def _folder(path, split, size, channels=3):
     if channels not in (1, 3):
-        raise ValueError(f"A folder's pictures have 3 channels, or 1 for grey; not {channels!r}.")
+        raise DataError(f"A folder's pictures have 3 channels, or 1 for grey; not {channels!r}.")
     top = Path(path).expanduser().absolute()
     if not path or not top.is_dir():
         raise DataError(f"There is no folder {path!r} (looked for {top}).")
@@ -292,9 +293,10 @@ def _folder(path, split, size, channels=3):
     if not files:
         endings = " ".join(SUFFIXES)
         raise DataError(f"{root} holds no pictures: files that end in {endings} are looked for.")
-    names = [_class_of(file, root) for file in files]
-    everything = [_class_of(file, top / s) for s in SPLITS for file in _pictures(top / s)]
-    classes = sorted(set(everything if splits else names))
+    names = _class_names(files, root, top)
+    both = [top / name for name in SPLITS] if splits else []  # the same labels in both
+    others = (_class_names(_pictures(part), part, top) for part in both if part != root)
+    classes = sorted(set(names).union(*others))
 
     about = [[file.relative_to(root).as_posix(), *_fingerprint(file)] for file in files]
     place = hashlib.sha256(f"{root} {size} {channels}".encode()).hexdigest()[:16]
@@ -321,7 +323,8 @@ def _folder(path, split, size, channels=3):
         )
     # Copy on write: torch wants writable memory, the file stays as it is.
     pixels = np.memmap(cached / "pixels", np.uint8, "c", shape=(len(kept), channels, size, size))
-    labels = torch.tensor([classes.index(names[row]) for row in kept])
+    number = {name: i for i, name in enumerate(classes)}
+    labels = torch.tensor([number[names[row]] for row in kept])
     return torch.from_numpy(pixels), labels, classes
 
 
@@ -338,14 +341,17 @@ def _pictures(root):
     return sorted(found)
 
 
-def _class_of(file, root):
-    """The subfolder of root that the file is in, or root's own name."""
-    parts = file.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else root.name
+def _class_names(files, root, top):
+    """For each file the subfolder of root that it is in; for a loose one the top folder's name."""
+    parts = (file.relative_to(root).parts for file in files)
+    return [part[0] if len(part) > 1 else top.name for part in parts]
 
 
 def _fingerprint(file):
-    status = file.stat()
+    try:
+        status = file.stat()
+    except OSError:  # a link to nowhere: it will be counted as unreadable
+        return 0, 0
     return status.st_size, status.st_mtime_ns
 
 
@@ -365,15 +371,14 @@ def _decode(files, root, cached, size, channels):
     """
     from tqdm.auto import tqdm
 
-    cached.parent.mkdir(parents=True, exist_ok=True)
     each = channels * size * size
     block = max(16, 2**25 // each)  # 32 MB are held at once
     with (
-        tempfile.TemporaryDirectory(dir=cached.parent, prefix="unfinished-") as workplace,
+        workplace(cached.parent) as folder,
         tqdm(total=len(files), desc=f"reading {root.name}", unit="picture", delay=1) as bar,
         ThreadPoolExecutor() as pool,
     ):
-        rows, new = [], Path(workplace, "new")
+        rows, new = [], folder / "new"
         new.mkdir()
         with open(new / "pixels", "wb") as file:
             for start in range(0, len(files), block):
@@ -387,12 +392,13 @@ def _decode(files, root, cached, size, channels):
         if not rows:
             raise DataError(f"None of the {len(files):,} pictures in {root} could be read.")
         (new / "rows.json").write_text(json.dumps(rows))
-        for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # of an earlier state
-            if _cached_rows(cached, each) is None or old != cached:
+        finished = _cached_rows(cached, each) == rows  # by another process that was faster
+        for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # or of an earlier state
+            if old != cached or not finished:
                 shutil.rmtree(old, ignore_errors=True)
         try:
             os.replace(new, cached)
-        except OSError:  # another process may have been faster
+        except OSError:
             if _cached_rows(cached, each) != rows:
                 raise
     return rows

@@ -16,7 +16,7 @@ STALL_SECONDS = 20
 STALL_BYTES = 64_000
 
 
-class DataError(UserError):
+class DataError(UserError, ValueError):
     """Pictures that can't be had: the message says what was tried and what to do."""
 
 
@@ -39,6 +39,21 @@ def cache_folder():
 
 
 @contextlib.contextmanager
+def workplace(parent):
+    """A folder in `parent` for unfinished files, so that finished ones can be moved in one step.
+
+    It vanishes afterwards; one that a killed process left behind vanishes when a day old.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("unfinished-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=parent, prefix="unfinished-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
 def fetched(what, file, md5, mirrors):
     """A packed file, checked, in a folder of the cache for unpacking that vanishes afterwards.
 
@@ -54,18 +69,19 @@ def fetched(what, file, md5, mirrors):
     root, tried = cache_folder(), []
     try:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix="unfinished-") as workplace:
-            packed = Path(workplace, file.name)
-            for folder in (given_folder(), root):
-                own = folder and folder / file
-                if own and own.is_file() and pooch.file_hash(own, "md5") == md5:
-                    shutil.copyfile(own, packed)
-                    break
+        with workplace(root) as new:
+            packed = new / file.name
+            for own in [folder / file for folder in (given_folder(), root) if folder]:
+                if not packed.exists() and own.is_file():
+                    if pooch.file_hash(own, "md5") == md5:
+                        shutil.copyfile(own, packed)
+                    else:
+                        tried.append(f"{own} has a wrong MD5 sum")
             pooch.get_logger().setLevel("WARNING")  # the bar says it
             while mirrors and not packed.exists():
                 url = mirrors[0] + file.name
                 try:
-                    pooch.retrieve(url, f"md5:{md5}", file.name, workplace, downloader=_download)
+                    pooch.retrieve(url, f"md5:{md5}", file.name, new, downloader=_download)
                 except _MirrorError as error:
                     tried.append(f"{mirrors.pop(0)} {error}")
                 except ValueError:
@@ -79,7 +95,7 @@ def fetched(what, file, md5, mirrors):
             "GENCOURSE_CACHE to another folder, or use `digits`, which needs neither."
         ) from error
     raise DataError(
-        f"{what} can't be had: {file.name} is neither in $GENCOURSE_DATA nor in the cache, and "
+        f"{what} can't be had: {file.name} is not in $GENCOURSE_DATA or the cache, and "
         f"{'; '.join(tried) or 'no mirror is left'}. Try another network, or put the file here: "
         f"{root / file}, or use `digits`, which needs no network."
     )
@@ -115,7 +131,8 @@ def _download(url, path, _):
             arrived.put(error)
 
     # total=1 until the server says more: pooch asks for the bar's truth value.
-    with tqdm(total=1, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], leave=False) as bar:
+    name, look = url.rsplit("/", 1)[-1], {"unit": "B", "unit_scale": True, "leave": False}
+    with tqdm(total=1, desc=name, delay=1, **look) as bar:
         threading.Thread(target=work, args=(bar,), daemon=True).start()
         try:
             with open(path, "wb") as file:
