@@ -1,0 +1,909 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 8 · The variational autoencoder
+#
+# A network that squeezes each picture into a few numbers, and a second one that draws pictures from
+# such numbers, trained together by one bound on the likelihood.
+
+# %% [markdown]
+# **After this chapter you can** derive the ELBO and say what each term does · write and train a
+# variational autoencoder (VAE) from nothing · recognise a broken one by its numbers and pictures.
+#
+# **You need** chapters [01](01_kl_divergence.ipynb) (KL divergence) and
+# [04](04_first_gan.ipynb) (a training loop).
+#
+# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+#
+# <!-- badge --><!-- /badge -->
+
+# %% tags=["install"]
+# install
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gencourse import data, divergences, losses, nets, plot, runtime, train, widgets
+from gencourse.run import Run
+
+# %%
+runtime.seed_everything(0)
+plot.style()
+device = runtime.device()
+print(runtime.describe())
+
+# %%
+name = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
+images, held_out = data.load(name), data.load(name, split="test")
+channels, size, _ = images.shape
+D = math.prod(images.shape)  # numbers in one picture
+z_dim = 24  # more than the pictures need: 8.7 counts how many get used
+lr, batch_size = 1e-3, 64  # Adam's usual rate; small batches, since steps are what counts on a CPU
+steps = runtime.budget(smoke=30, cpu=5_000, gpu=30_000)  # the VAE trained to the end
+map_steps = runtime.budget(smoke=20, cpu=1_500, gpu=5_000)  # nets with only two latent numbers
+short = runtime.budget(smoke=20, cpu=500, gpu=2_000)  # experiments, all with this equal budget
+narrow = 16  # their width: a quarter of the work
+print(f"{images}, and {len(held_out):,} held out; {D} numbers per picture")
+
+# %% [markdown]
+# ## Where we are going
+#
+# We want a machine that turns random numbers into pictures. The simplest one is *linear*: average
+# picture plus 24 fixed patterns, each weighted by a draw from N(0, 1). Its best patterns are the
+# principal components of the data; they need no training at all.
+#
+# **Predict:** what will sums of randomly weighted patterns look like?
+
+# %%
+some = torch.randperm(len(images))[:8_000]
+rows = images.images(some).flatten(1).cpu()
+average = rows.mean(dim=0)
+_, spread, directions = torch.pca_lowrank(rows, q=z_dim)
+patterns = directions * spread / math.sqrt(len(rows))  # (D, Z): one standard deviation of each
+linear_samples = (average + torch.randn(64, z_dim) @ patterns.T).unflatten(1, images.shape)
+
+# %%
+fig, axes = plt.subplots(2, 1, figsize=(6, 3.1))
+plot.grid(images.images(some[:20]), columns=10, ax=axes[0])
+axes[0].set_title("real pictures", color=plot.REAL)
+plot.grid(linear_samples[:20], columns=10, ax=axes[1])
+axes[1].set_title("random numbers through the best linear machine", color=plot.FAKE)
+plot.show(
+    fig,
+    alt="Twenty real pictures above twenty grey, smeared superpositions in which outlines of "
+    "several things overlap.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# Ghosts: every draw is a bit of everything. A nonlinear machine can bend: it can make *this* region
+# of the latent space trousers and *that* one shoes. How to train one is this chapter, and in 8.7 we
+# come back to compare.
+
+# %% [markdown]
+# ## 8.1 An autoencoder's codes can't be sampled
+#
+# **Question.** An *autoencoder* has two halves. The encoder maps a picture x to a short *code* z;
+# the decoder maps z back to a picture. Both are trained so that the picture survives. Is the
+# decoder, alone, already a generator?
+#
+# **Predict:** we train one with two-dimensional codes. If you put random points into the decoder,
+# will you get clothes?
+
+# %%
+def make_encoder(size, channels, width=32):
+    """Picture (B, C, size, size) → features (B, 8·width): halve the side a few times, then dense."""
+    side, doublings = nets.pyramid(size)  # 28 → 14 → 7: two halvings
+    layers, c = [], channels
+    for i in range(doublings):
+        layers += [nn.Conv2d(c, width * 2**i, 4, stride=2, padding=1), nn.ReLU()]
+        c = width * 2**i
+    dense = [nn.Flatten(), nn.Linear(c * side * side, 8 * width), nn.ReLU()]
+    return nn.Sequential(*layers, *dense)
+
+
+# %% [markdown]
+# The decoder walks the same way back: dense, then strided *transposed* convolutions that double the
+# side. It ends in *logits*: the sigmoid of a logit is a grey value between 0 (black) and 1 (white).
+
+# %%
+def make_decoder(size, channels, z_dim, width=32):
+    """Code (B, Z) → logits of a picture (B, C, size, size)."""
+    side, doublings = nets.pyramid(size)
+    c = width * 2 ** (doublings - 1)
+    layers = [nn.Linear(z_dim, 8 * width), nn.ReLU()]
+    layers += [nn.Linear(8 * width, c * side * side), nn.ReLU(), nn.Unflatten(1, (c, side, side))]
+    for i in reversed(range(doublings)):
+        out = width * 2 ** max(i - 1, 0)
+        layers += [nn.ConvTranspose2d(c, out, 4, stride=2, padding=1), nn.ReLU()]
+        c = out
+    return nn.Sequential(*layers, nn.Conv2d(c, channels, 3, padding=1))
+
+
+# %% [markdown]
+# The loss compares each pixel with its sigmoid by binary cross-entropy, summed over the picture. (8.5
+# says what that means for grey pixels.)
+
+# %%
+to_code = nn.Linear(8 * narrow, 2)
+encode = nn.Sequential(make_encoder(size, channels, narrow), to_code).to(device)
+decode = make_decoder(size, channels, 2, narrow).to(device)
+optimizer = torch.optim.Adam([*encode.parameters(), *decode.parameters()], lr=lr)
+
+with Run() as run:
+    for step in run.steps(map_steps):
+        x = images.batch(step, batch_size)
+        loss = losses.bernoulli_nll(decode(encode(x)), (x + 1) / 2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss=loss)
+
+# %% [markdown]
+# Now the codes of pictures that it never saw, and ten points drawn uniformly from the box around
+# them.
+
+# %%
+@torch.no_grad()
+def collect(function, pictures, n=5_000):
+    """function(x) of the first n pictures, computed in chunks and joined on the CPU."""
+    places = torch.arange(min(n, len(pictures)))
+    return torch.cat([function(pictures.images(i)).cpu() for i in places.split(500)])
+
+
+codes = collect(encode, held_out)
+labels = held_out.labels[: len(codes)].cpu()
+low, high = codes.min(dim=0).values, codes.max(dim=0).values
+thrown = low + (high - low) * torch.rand(10, 2)
+
+
+# %%
+def scatter(ax, codes, labels, classes):
+    """Codes (N, 2) as dots, one colour per class."""
+    for k, label in enumerate(classes):
+        ax.scatter(*codes[labels == k].T, s=2, alpha=0.5, color=f"C{k}", label=label)
+    ax.set_xlabel("z₁")
+    ax.set_ylabel("z₂")
+
+
+def pictures_of(decode, z):
+    """The mean pictures of latents z, in [-1, 1]."""
+    with torch.no_grad():
+        return 2 * torch.sigmoid(decode(z.to(device))) - 1
+
+
+# %%
+with plt.rc_context({"axes.prop_cycle": plt.cycler(color=plt.cm.tab10.colors)}):
+    fig, axes = plt.subplot_mosaic("ab;ac", figsize=(7, 3.8), width_ratios=[1.5, 1])
+    scatter(axes["a"], codes, labels, held_out.classes)
+for k, point in enumerate(thrown):
+    axes["a"].text(*point.tolist(), str(k), weight="bold", ha="center", va="center")
+axes["a"].legend(fontsize=6, markerscale=4, loc="upper left", bbox_to_anchor=(1, 1))
+plot.grid(pictures_of(decode, thrown), columns=5, ax=axes["b"])
+axes["b"].set_title("points 0–9, decoded", color=plot.FAKE, fontsize=9)
+plot.grid(pictures_of(decode, torch.randn(10, 2)), columns=5, ax=axes["c"])
+axes["c"].set_title("ten draws from N(0, I), decoded", color=plot.FAKE, fontsize=9)
+plot.show(
+    fig,
+    alt="Left: codes as a star of coloured arms with empty space between; ten numbered points, most "
+    "in the empty space. Right: their pictures, and those of ten draws from a normal "
+    "distribution.",
+)
+
+# %% [markdown]
+# **What the figure says.** The codes fill the plane unevenly: dense arms, empty wedges, a scale that
+# nobody chose. Where a point falls between the arms, the decoder was never trained, and draws a
+# blend of neighbours. Draws from N(0, I), the obvious choice, all fall into one small spot of this
+# map, so they show few kinds of things.
+#
+# **What it doesn't say.** In two dimensions a blend is still clothes-like. In 24, nearly all of the
+# box is empty: 8.12 shows what is decoded there.
+#
+# How empty is the box here? If the codes were spread evenly over it, n codes in M little cells
+# would leave each cell empty with probability (1 − 1/M)ⁿ.
+
+# %%
+# checkpoint: cells without a code, counted, against the closed form for evenly spread codes
+M = 20 * 20
+cells = ((codes - low) / (high - low) * 20).long().clamp(max=19)
+empty = 1 - len(cells.unique(dim=0)) / M
+even = (1 - 1 / M) ** len(codes)
+print(f"{len(codes):,} codes: {empty:.0%} of the cells are empty; evenly spread: {even:.1%}")
+assert empty > even
+
+# %% [markdown]
+# Two wishes follow. The codes should fill a region that we know, say that of N(0, I), without holes.
+# And neighbouring points should decode to similar pictures. The VAE gets both from one principle:
+# maximum likelihood.
+
+# %% [markdown]
+# ## 8.2 The ELBO, term by term
+#
+# First a *model* of pictures, in two steps: draw z from the prior $p(z) = N(0, I)$, then x from
+# $p_\theta(x|z)$, given by a decoder with weights θ. Its density is an integral over all latents:
+#
+# $$p_\theta(x) = \int p_\theta(x|z)\, p(z)\, dz .$$
+#
+# Chapter 01: minimising KL(p_data‖p_θ) is maximising the mean of $\log p_\theta(x)$ over the data.
+# So that is what we want.
+#
+# (A clash of letters: elsewhere in this course q is the generator's density. Around VAEs everybody
+# writes p_θ for the model and q for the encoder, and here so do we.)
+
+# %% [markdown]
+# **Question 1.** Why not estimate the integral by the average of $p_\theta(x|z)$ over draws from the
+# prior?
+#
+# <details><summary>Think first, then open</summary>
+#
+# For one given picture nearly every z is a bad explanation, with $p_\theta(x|z)$ close to 0. The
+# integral lives on the few z that fit, and random draws hardly ever hit them. 8.3 shows how badly
+# it goes.
+#
+# </details>
+#
+# So we need to know, for each x, which z to look at: the *posterior* $p_\theta(z|x)$. Let an encoder
+# give a distribution $q(z|x)$ that should resemble it.
+
+# %% [markdown]
+# **Question 2.** We can draw from q(z|x). Write down the KL that is an expectation under q. Why can't
+# it be computed?
+#
+# <details><summary>Think first, then open</summary>
+#
+# $$\mathrm{KL}(q(z|x)\,\|\,p_\theta(z|x)) = E_q[\log q(z|x) - \log p_\theta(z|x)]$$
+#
+# The posterior contains $p_\theta(x)$, the very integral we can't do.
+#
+# </details>
+#
+# **Question 3.** Replace the posterior by Bayes' rule,
+# $p_\theta(z|x) = p_\theta(x|z)\,p(z)/p_\theta(x)$. Which part doesn't depend on z?
+#
+# <details><summary>Think first, then open</summary>
+#
+# $$\mathrm{KL}(q\,\|\,p_\theta(z|x)) = E_q[\log q(z|x) - \log p(z) - \log p_\theta(x|z)]
+# + \log p_\theta(x)$$
+#
+# $\log p_\theta(x)$ has no z in it: it leaves the expectation, and its sign turned twice.
+#
+# </details>
+
+# %% [markdown]
+# **Question 4.** The first two terms in the expectation are a KL too. Name it, and solve for
+# $\log p_\theta(x)$.
+#
+# <details><summary>Think first, then open</summary>
+#
+# $$\log p_\theta(x) = \underbrace{E_q[\log p_\theta(x|z)] - \mathrm{KL}(q(z|x)\,\|\,p(z))}_{
+# \text{ELBO}} + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p_\theta(z|x))}_{\text{gap}\ \ge\ 0}$$
+#
+# </details>
+#
+# Nothing was approximated: this is an identity, for *any* q. The gap is never negative, so the first
+# two terms are a lower bound on the evidence $\log p_\theta(x)$: the **e**vidence **l**ower **bo**und.
+# And they need only what we can compute.
+
+# %% [markdown]
+# Read it term by term, with the sign turned so that it is a loss, in nats per picture:
+#
+# $$-\text{ELBO} = \underbrace{-E_q[\log p_\theta(x|z)]}_{\text{reconstruction}}
+# + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_{\text{price of the code}}$$
+#
+# - **Reconstruction**: draw z from q(z|x) and ask the decoder how surprised it is by x.
+# - **Price**: how far the codes of x are from the prior. Without it we have 8.1's autoencoder; with
+#   it, codes are pushed to where N(0, I) will later draw.
+#
+# **Question 5.** The loss is minimised over encoder and decoder together. What happens to the gap?
+# Over the encoder, $\log p_\theta(x)$ is a constant, so raising the ELBO *is* closing the gap.
+
+# %% [markdown]
+# An identity can be checked exactly. Take a latent with only four values, so that the integral is a
+# sum, and any q at all.
+
+# %%
+prior = torch.tensor([0.4, 0.3, 0.2, 0.1])  # p(z)
+likelihood = torch.tensor([0.02, 0.30, 0.10, 0.60])  # p(x|z) of one fixed x
+evidence = (likelihood * prior).sum()  # p(x)
+posterior = likelihood * prior / evidence  # p(z|x), by Bayes
+for q in (torch.tensor([0.25, 0.25, 0.25, 0.25]), torch.tensor([0.1, 0.5, 0.1, 0.3]), posterior):
+    elbo = (q * likelihood.log()).sum() - divergences.kl(q, prior)
+    gap = divergences.kl(q, posterior)
+    print(f"ELBO {elbo:.4f} + gap {gap:.4f} = {elbo + gap:.4f}   log p(x) = {evidence.log():.4f}")
+
+# %%
+# checkpoint: the last q was the posterior, where the bound is tight
+torch.testing.assert_close(elbo, evidence.log())
+torch.testing.assert_close(gap, torch.tensor(0.0), atol=1e-6, rtol=0)
+
+# %% [markdown]
+# ## 8.3 A model whose likelihood is known
+#
+# **Question.** Does the identity hold for continuous z, and how tight is the bound? Take a *linear*
+# decoder with Gaussian noise: x = Wz + b + noise of standard deviation s. Then everything is Gaussian
+# and known in closed form:
+#
+# $$p(x) = N(b,\ WW^\top + s^2 I), \qquad p(z|x) = N(m, \Sigma),$$
+# $$\Sigma = (I + W^\top W / s^2)^{-1}, \qquad m = \Sigma W^\top (x - b)/s^2 .$$
+#
+# **Predict:** if q moves from the prior to the true posterior, how does the ELBO move?
+
+# %%
+from torch.distributions import MultivariateNormal, kl_divergence
+
+torch.manual_seed(3)
+W, b, s = torch.randn(5, 2).double(), torch.randn(5).double(), 0.5
+eye = torch.eye(2).double()
+evidence = MultivariateNormal(b, W @ W.T + s**2 * torch.eye(5))
+x = evidence.sample()
+log_p = evidence.log_prob(x)  # what we are after [nats]
+Sigma = torch.linalg.inv(eye + W.T @ W / s**2)
+m = Sigma @ W.T @ (x - b) / s**2
+prior, posterior = MultivariateNormal(0 * m, eye), MultivariateNormal(m, Sigma)
+
+# %% [markdown]
+# For $q = N(\mu, S)$ the reconstruction has a closed form as well. The squared error splits into that
+# of the mean and a part from the spread of z:
+#
+# $$E_q[\log p(x|z)] = -\frac{5}{2}\log(2\pi s^2)
+# - \frac{\|x - b - W\mu\|^2 + \mathrm{tr}(W^\top W S)}{2 s^2} .$$
+
+# %%
+def elbo_of(q):
+    """The ELBO of the linear model at x, in closed form [nats]."""
+    error = (x - b - W @ q.mean).square().sum() + torch.trace(W.T @ W @ q.covariance_matrix)
+    reconstruction = -2.5 * math.log(2 * math.pi * s**2) - error / (2 * s**2)
+    return reconstruction - kl_divergence(q, prior)
+
+
+path = torch.linspace(0, 1, 41).double()  # 0: q is the prior, 1: q is the posterior
+between = [MultivariateNormal(t * m, (1 - t) * eye + t * Sigma) for t in path]
+elbos = torch.stack([elbo_of(q) for q in between])
+gaps = torch.stack([kl_divergence(q, posterior) for q in between])
+
+# %%
+fig, ax = plt.subplots()
+ax.axhline(log_p, color=plot.REAL, label="log p(x)")
+ax.plot(path, elbos, color=plot.FAKE, label="ELBO")
+ax.fill_between(path, elbos, elbos + gaps, color=plot.THIRD, alpha=0.2, label="KL(q‖posterior)")
+ax.set_xlabel("q, from the prior (0) to the posterior (1)")
+ax.set_ylabel("nats")
+ax.legend()
+plot.show(
+    fig,
+    alt="The ELBO climbs from far below to touch the horizontal line log p(x) at the posterior; the "
+    "shaded gap always fills the space between them exactly.",
+)
+
+# %% [markdown]
+# The shaded area was drawn *on top of the ELBO*, with the height of the gap, and ends on the line
+# everywhere: the identity. At the right end the bound touches.
+#
+# A VAE's encoder gives independent z₁ and z₂: S is diagonal. The true posterior usually isn't. The
+# best diagonal q has the mean m and the variances $1/(\Sigma^{-1})_{jj}$; a gap remains.
+
+# %%
+diagonal = MultivariateNormal(m, torch.diag(1 / torch.linalg.inv(Sigma).diagonal()))
+print(f"log p(x) {log_p:.3f}   best diagonal q: ELBO {elbo_of(diagonal):.3f}")
+
+# %% [markdown]
+# A second route to log p(x), which also works for a deep decoder: *importance weighting* (Burda et
+# al. 2016). With K draws from q,
+#
+# $$\log \frac{1}{K} \sum_{k=1}^{K} \frac{p(x|z_k)\,p(z_k)}{q(z_k|x)} .$$
+#
+# Its expectation is the ELBO for K = 1 and rises to log p(x) as K grows.
+#
+# **Predict:** how many draws are needed if they come from the prior (question 1)? And from a decent q?
+
+# %%
+def weighted(q, K, repeats=200):
+    """Importance-weighted estimates of log p(x) with K draws from q: (repeats,) [nats]."""
+    z = q.sample((repeats, K))
+    squares = (x - b - z @ W.T).square().sum(-1)
+    log_likelihood = -2.5 * math.log(2 * math.pi * s**2) - squares / (2 * s**2)
+    log_weight = log_likelihood + prior.log_prob(z) - q.log_prob(z)
+    return log_weight.logsumexp(dim=1) - math.log(K)
+
+
+counts = [1, 4, 16, 64, 256, 1024]
+decent = MultivariateNormal(0.8 * m, 2 * torch.diag(Sigma.diagonal()))
+
+# %%
+fig, ax = plt.subplots()
+ax.axhline(log_p, color=plot.REAL, label="log p(x), closed form")
+for q, colour, label in [(decent, plot.THIRD, "a decent q"), (prior, plot.FOURTH, "the prior")]:
+    estimates = torch.stack([weighted(q, K) for K in counts])
+    ax.errorbar(counts, estimates.mean(1), estimates.std(1), color=colour, capsize=3, label=label)
+ax.set_xscale("log")
+ax.set_xlabel("draws K")
+ax.set_ylabel("estimate [nats]")
+ax.legend()
+plot.show(
+    fig,
+    alt="Estimates against the number of draws: from a decent q they reach log p(x) within a few "
+    "draws; from the prior they start far below with long error bars and arrive much later.",
+)
+
+# %% [markdown]
+# Each point is the mean of 200 estimates, each bar their standard deviation. The encoder is not just a
+# training trick: it tells where to look. In 24 dimensions, draws from the prior would never arrive.
+
+# %%
+# checkpoint: ELBO + KL = log p(x) for every q; tight at the posterior; and importance weights agree
+torch.testing.assert_close(elbos + gaps, log_p.expand_as(elbos), atol=1e-4, rtol=0)
+torch.testing.assert_close(elbos[-1], log_p, atol=1e-4, rtol=0)
+estimates = weighted(decent, 1024)
+error = estimates.std() / math.sqrt(len(estimates))
+print(f"log p(x): closed form {log_p:.4f}, importance-weighted {estimates.mean():.4f} ± {error:.4f}")
+assert abs(estimates.mean() - log_p) < 5 * error + 0.01
+
+# %% [markdown]
+# ## 8.4 A gradient through a random draw
+#
+# **Question.** The loss contains an expectation over $z \sim N(\mu, \sigma^2)$, and μ and σ come from
+# the encoder. How can a gradient pass through a draw?
+#
+# Two answers. The **score function** needs only the density of z:
+#
+# $$\nabla_\mu E[f(z)] = E\left[f(z)\, \nabla_\mu \log q(z)\right] .$$
+#
+# The **pathwise** one writes the draw as a function of μ, σ and outside noise, $z = \mu + \sigma
+# \varepsilon$ with $\varepsilon \sim N(0, 1)$, the *reparameterisation trick*:
+#
+# $$\nabla_\mu E[f(z)] = E\left[f'(\mu + \sigma\varepsilon)\right] .$$
+#
+# Both are right on average. **Predict:** which one is noisier, and does it matter how many dimensions
+# z has?
+
+# %% [markdown]
+# A toy with known answers: $z \in R^d$ with independent $z_i \sim N(\theta, 1)$, and
+# $f(z) = \sum_i z_i^2$. Then $E[f] = d(\theta^2 + 1)$, and the gradient with respect to the first
+# mean is exactly 2θ. One draw per estimate:
+
+# %%
+def two_gradients(theta, d, repeats):
+    """`repeats` one-draw estimates of the gradient in the first mean: score function, pathwise."""
+    mean = torch.full((repeats, d), theta, requires_grad=True)  # a row of its own per repeat
+    z = torch.distributions.Normal(mean, 1.0).sample()  # no gradient flows through this draw
+    surrogate = z.square().sum(1) * (-0.5 * (z - mean).square()).sum(1)  # f(z) · log q(z) + const
+    (score,) = torch.autograd.grad(surrogate.sum(), mean)
+
+    z = mean + torch.randn(repeats, d)  # the same distribution, and now z depends on the mean
+    (path,) = torch.autograd.grad(z.square().sum(), mean)
+    return score[:, 0], path[:, 0]
+
+
+# %%
+theta, repeats = 1.5, 20_000
+dimensions = [1, 2, 4, 8, 16, 32]
+ratios = []
+print(f"the exact gradient is {2 * theta}; mean ± standard deviation of {repeats:,} estimates")
+for d in dimensions:
+    score, path = two_gradients(theta, d, repeats)
+    ratios.append((score.var() / path.var()).item())
+    print(
+        f"d = {d:2}: score function {score.mean():6.2f} ± {score.std():6.1f}"
+        f"   pathwise {path.mean():.2f} ± {path.std():.2f}   variance ratio {ratios[-1]:8,.0f}"
+    )
+
+# %% [markdown]
+# The pathwise estimator knows the *slope* of f along each dimension. The score function knows only
+# its *value*, one number for all d dimensions, and has to find out by correlation which of them it
+# came from.
+#
+# For this f the variances can be computed by hand. With $A = z_1^2$ and $B$ the sum of the others:
+# pathwise 4, and score function
+#
+# $$\theta^4 + 18\theta^2 + 15 + 2(\theta^2 + 3)\,E[B] + E[B^2] - 4\theta^2 ,$$
+#
+# where $E[B] = (d-1)(\theta^2+1)$ and $E[B^2] = E[B]^2 + (d-1)(4\theta^2 + 2)$.
+
+# %%
+def score_variance(theta, d):
+    """Variance of the one-draw score-function estimate, in closed form."""
+    b1 = (d - 1) * (theta**2 + 1)
+    b2 = b1**2 + (d - 1) * (4 * theta**2 + 2)
+    return theta**4 + 18 * theta**2 + 15 + 2 * (theta**2 + 3) * b1 + b2 - 4 * theta**2
+
+
+fig, ax = plt.subplots()
+ax.loglog(dimensions, [score_variance(theta, d) / 4 for d in dimensions], "k--", label="by hand")
+ax.loglog(dimensions, ratios, "o", color=plot.THIRD, label=f"measured, {repeats:,} draws each")
+ax.set_xlabel("dimensions of z")
+ax.set_ylabel("variance: score function / pathwise")
+ax.legend()
+plot.show(fig, alt="The ratio of variances grows from about ten to thousands, on the dashed line.")
+
+# %% [markdown]
+# To average a ratio of 1,000 away takes 1,000 times as many draws. The score function can be helped
+# (subtracting a baseline from f is the first step), and it is all there is when z is discrete. Where
+# z is continuous and f has a derivative, reparameterise.
+#
+# In a VAE, f is the decoder's log-likelihood, and one draw per picture is enough.
+
+# %%
+# checkpoint: both means are the known gradient, and both variances those found by hand
+for d in (1, 8):
+    score, path = two_gradients(theta, d, repeats)
+    for estimate in (score, path):
+        assert abs(estimate.mean() - 2 * theta) < 5 * estimate.std() / math.sqrt(repeats)
+    torch.testing.assert_close(score.var().item(), score_variance(theta, d), rtol=0.25, atol=0)
+    torch.testing.assert_close(path.var().item(), 4.0, rtol=0.1, atol=0)
+
+# %% [markdown]
+# ## 8.5 Likelihoods, sums, means and the hidden β
+#
+# **Question.** What is $p_\theta(x|z)$ for a picture? Two usual answers, both with independent pixels:
+#
+# - **Bernoulli**: pixel i is white with probability $\pi_i = \text{sigmoid}(\ell_i)$, with the
+#   decoder's logits ℓ: $-\log p(x|z) = -\sum_i [x_i \log \pi_i + (1 - x_i)\log(1 - \pi_i)]$.
+# - **Gaussian**: pixel i is $N(m_i, \sigma^2)$ around the decoder's output m:
+#   $-\log p(x|z) = \sum_i \left[\frac{(x_i - m_i)^2}{2\sigma^2} + \log\sigma
+#   + \frac{1}{2}\log 2\pi\right]$.
+#
+# A likelihood of independent pixels is a *product*, so its logarithm is a **sum** over pixels. Many
+# programs take the mean. **Predict:** does that change more than the scale of the loss?
+
+# %% [markdown]
+# Write a and c for the factors that a program puts, on purpose or not, on the two terms:
+# $a \cdot \text{reconstruction} + c \cdot \text{KL}$. Up to the scale a this is
+# $\text{reconstruction} + \beta\,\text{KL}$ with $\beta = c/a$. The scale hardly matters to Adam, which
+# divides it out. The β does.
+#
+# Below, autograd finds a and c for four ways to write the loss: it compares each term's gradient with
+# that of the correct one.
+
+# %%
+torch.manual_seed(0)
+x01 = torch.rand(8, D)
+logits = torch.randn(8, D, requires_grad=True)
+mu = torch.randn(8, z_dim, requires_grad=True)
+logvar = torch.zeros(8, z_dim)
+nll = losses.bernoulli_nll(logits, x01)  # sum over pixels, mean over the batch
+kl = divergences.kl_to_standard_normal(mu, logvar).mean()  # sum over latents, mean over the batch
+
+
+def factor(term, correct, leaf):
+    """How many times the correct term's gradient this one is."""
+    mine, theirs = (torch.autograd.grad(t, leaf, retain_graph=True)[0] for t in (term, correct))
+    return ((mine * theirs).sum() / (theirs * theirs).sum()).item()
+
+
+# %%
+bce = F.binary_cross_entropy_with_logits
+kl_terms = 0.5 * (mu.square() + logvar.exp() - logvar - 1)  # (B, Z)
+habits = {
+    "sum over pixels, sum over latents": (nll, kl),
+    "mean over pixels, sum over latents": (bce(logits, x01), kl),
+    "mean over pixels, mean over latents": (bce(logits, x01), kl_terms.mean()),
+    "sum over pixels, mean over latents": (nll, kl_terms.mean()),
+}
+betas = {}
+for habit, (first, second) in habits.items():
+    betas[habit] = factor(second, kl, mu) / factor(first, nll, logits)
+    print(f"{habit:36}  β = {betas[habit]:8.3f}")
+
+# %% [markdown]
+# Only the first is the ELBO. The second, `F.mse_loss` or `F.binary_cross_entropy` with its default
+# `reduction="mean"` beside a summed KL, has β equal to the number of pixels, D: the price of the code
+# counts D times, and 8.11 shows what such a VAE learns. The third has β = D/Z, and says so nowhere.
+#
+# β is a legitimate dial (β-VAE, Higgins et al. 2017). A dial that nobody knows is set is a bug.
+
+# %% [markdown]
+# **The Gaussian's σ is the same dial.** Leave out the constants: with noise σ the loss is
+# $\frac{1}{2\sigma^2}\text{SSE} + \text{KL}$, where SSE is the sum of squared errors. Multiply by σ²:
+#
+# $$\sigma^2 \left(\text{NLL}_\sigma + \text{KL}\right) = \tfrac{1}{2}\,\text{SSE} + \sigma^2\,
+# \text{KL} + \text{const} = \text{NLL}_1 + \beta\,\text{KL} + \text{const}
+# \quad\text{with}\quad \beta = \sigma^2 .$$
+#
+# So the common `mse + kl`, with a *sum* over pixels, is a Gaussian with σ² = ½. With a *mean* it is
+# one with σ² = D/2, on pixels in [−1, 1]. **Predict** that σ before the cell prints it.
+
+# %%
+print(f"`F.mse_loss(mean, x) + kl` believes in pixel noise of σ = {math.sqrt(D / 2):.1f}")
+
+# %%
+# checkpoint: β as derived; and σ²·∇(NLL_σ + KL) = ∇(NLL_1 + σ²·KL), in both nets' outputs
+torch.testing.assert_close(list(betas.values()), [1.0, D, D / z_dim, 1 / z_dim], rtol=1e-4, atol=0)
+mean = torch.rand(8, D, requires_grad=True)
+for sigma in (0.1, 0.5, 3.0):
+    with_sigma = losses.negative_elbo(losses.gaussian_nll(mean, x01, sigma), mu, logvar)
+    with_beta = losses.negative_elbo(losses.gaussian_nll(mean, x01, 1.0), mu, logvar, beta=sigma**2)
+    ours = torch.autograd.grad(sigma**2 * with_sigma, (mean, mu), retain_graph=True)
+    beta_s = torch.autograd.grad(with_beta, (mean, mu), retain_graph=True)
+    torch.testing.assert_close(ours, beta_s, rtol=1e-4, atol=1e-6)
+
+# %% [markdown]
+# **Which numbers to expect.** A Bernoulli pixel is 0 or 1, our pixels are grey. The formula still
+# works, as a cross-entropy between "grey" and π, but it isn't the density of grey values (their
+# normaliser is missing; Loaiza-Ganem & Cunningham 2019). One consequence: the loss can't reach 0. It
+# is smallest at π = x, where each pixel still costs the entropy of its own greyness.
+
+# %%
+x01 = (held_out.images(torch.arange(min(2_000, len(held_out)))) + 1) / 2
+floor = F.binary_cross_entropy(x01, x01, reduction="none").flatten(1).sum(dim=1).mean().item()
+print(f"a perfect copy of a held-out picture would still cost {floor:.1f} nats")
+
+# %% [markdown]
+# Keep that number in mind when reading a −ELBO below: what a model can win lies above it.
+
+# %% [markdown]
+# ## 8.6 The VAE, whole
+#
+# **Question.** How little has to change in the autoencoder of 8.1?
+#
+# - The encoder gets **two heads**: μ and log σ², each with weights of its own. A logarithm, so that
+#   any output is a valid variance.
+# - Between the halves, z is **drawn**: $z = \mu + \sigma\varepsilon$.
+# - The loss gets the **KL**, in the closed form of chapter 01:
+#
+# $$\mathrm{KL}(N(\mu, \sigma^2)\,\|\,N(0, I)) = \tfrac{1}{2}\sum_j \left(\mu_j^2 + \sigma_j^2
+# - \log\sigma_j^2 - 1\right).$$
+
+# %%
+class VAE(nn.Module):
+    """Encoder (B, C, H, W) → mu, logvar (B, Z); decoder z (B, Z) → pixel logits (B, C, H, W)."""
+
+    def __init__(self, size, channels, z_dim, width=32):
+        super().__init__()
+        self.z_dim = z_dim
+        self.encoder = make_encoder(size, channels, width)
+        self.to_mu = nn.Linear(8 * width, z_dim)
+        self.to_logvar = nn.Linear(8 * width, z_dim)  # log σ²
+        self.decoder = make_decoder(size, channels, z_dim, width)
+
+    def encode(self, x):
+        features = self.encoder(x)  # (B, 8·width)
+        return self.to_mu(features), self.to_logvar(features)
+
+    def reparameterise(self, mu, logvar):
+        return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)  # σ = exp(½ log σ²)
+
+    def decode(self, z):
+        return self.decoder(z)
+
+    def forward(self, x):
+        mu, logvar = self.encode(x)
+        return self.decode(self.reparameterise(mu, logvar)), mu, logvar
+
+    def sample(self, z):
+        return 2 * torch.sigmoid(self.decode(z)) - 1  # mean pictures in [-1, 1]
+
+
+# %% [markdown]
+# The loss, in the same signs and sums as the equations:
+
+# %%
+def reconstruction_of(logits, x):
+    """−log p(x|z) of each picture (B,): Bernoulli pixels, summed."""
+    x01 = (x + 1) / 2  # [-1, 1] → [0, 1]
+    return -(x01 * F.logsigmoid(logits) + (1 - x01) * F.logsigmoid(-logits)).flatten(1).sum(dim=1)
+
+
+def kl_of(mu, logvar):
+    """KL(q(z|x) ‖ N(0, I)) of each picture and latent dimension (B, Z)."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+
+
+# %% [markdown]
+# The package has the same net and the same losses. Same seed, same weights, same draw:
+
+# %%
+torch.manual_seed(0)
+mine = VAE(size, channels, z_dim)
+torch.manual_seed(0)
+theirs = nets.VAE(size, channels, z_dim)
+x = images.batch(0, batch_size).cpu()
+torch.manual_seed(1)
+logits, mu, logvar = mine(x)
+torch.manual_seed(1)
+torch.testing.assert_close((logits, mu, logvar), theirs(x))
+nll = losses.bernoulli_nll(logits, (x + 1) / 2)
+torch.testing.assert_close(reconstruction_of(logits, x).mean(), nll)
+loss = (reconstruction_of(logits, x) + kl_of(mu, logvar).sum(dim=1)).mean()
+torch.testing.assert_close(loss, losses.negative_elbo(nll, mu, logvar))
+print(f"{sum(p.numel() for p in mine.parameters()):,} weights; before training −ELBO = {loss:.0f}")
+
+# %% [markdown]
+# Now the loop. `objective` combines the two terms; 8.11 and 8.12 will put others in its place. The
+# learning rate is constant for the first half, then falls linearly to zero: at the end the steps
+# should no longer jump around the minimum.
+
+# %%
+def elbo_objective(nll, kl, progress):
+    """nll (B,), kl (B, Z), progress 0 → 1 through the run. Returns −ELBO, the batch's mean."""
+    return (nll + kl.sum(dim=1)).mean()
+
+
+def fit(vae, steps, objective=elbo_objective, seed=0, folder=None, progress=False):
+    vae.to(device, memory_format=torch.channels_last)  # a memory layout: faster convolutions
+    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+    torch.manual_seed(seed)
+    parts = {"vae": vae, "optimizer": optimizer}
+    with Run(folder, batch_size=batch_size, progress=progress, **parts) as run:
+        for step in run.steps(steps):
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / steps))
+            x = images.batch(step, batch_size)
+            logits, mu, logvar = vae(x)
+            nll, kl = reconstruction_of(logits, x), kl_of(mu, logvar)
+            loss = objective(nll, kl, step / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss, reconstruction=nll.mean(), kl=kl.sum(dim=1).mean())
+    return run.history
+
+
+# %% [markdown]
+# `Run` counts, logs and checkpoints: interrupt it and it continues in the same place. This is the long
+# cell of the chapter.
+
+# %%
+torch.manual_seed(0)
+vae = VAE(size, channels, z_dim)
+history = fit(vae, steps, folder=runtime.run_folder("08_vae"), progress=True)
+
+# %%
+skip = len(history["step"]) // 50  # the first steps would squash the rest of the picture
+late = {key: values[skip:] for key, values in history.items()}
+fig, axes = plt.subplots(1, 2, figsize=(7, 3))
+plot.curves(late, ["loss", "reconstruction"], ax=axes[0], smooth=50, ylabel="nats per picture")
+plot.curves(late, ["kl"], ax=axes[1], smooth=50, ylabel="nats per picture")
+plot.show(
+    fig,
+    alt="Left: the loss and, a little below it, the reconstruction term fall steeply, then slowly. "
+    "Right: the KL term over the same steps.",
+)
+
+# %% [markdown]
+# The reconstruction term falls throughout. The KL is bought with it: a better decoder makes a more
+# precise code worth its price. Neither term alone says how good the model is.
+
+# %%
+# checkpoint: the package's train_vae is this loop: same seeds, same weights after a few steps
+torch.manual_seed(0)
+mine = VAE(size, channels, z_dim, narrow)
+torch.manual_seed(0)
+theirs = nets.VAE(size, channels, z_dim, narrow)
+fit(mine, 10, seed=1)
+train.train_vae(images, theirs, steps=10, batch_size=batch_size, lr=lr, seed=1, progress=False)
+torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-5)
+
+# %% [markdown]
+# ## 8.7 What it learned
+#
+# **Question.** How good is it, on pictures that it never saw? First the number, with what a number
+# needs: how many pictures, and a standard error.
+
+# %%
+def measure(vae, n=5_000):
+    """Per held-out picture: reconstruction (n,), kl (n, Z), mu (n, Z); one draw of z each."""
+
+    def rows(x):
+        logits, mu, logvar = vae(x)
+        return torch.cat([reconstruction_of(logits, x)[:, None], kl_of(mu, logvar), mu], dim=1)
+
+    torch.manual_seed(0)
+    nll, kl, mu = collect(rows, held_out, n).split([1, vae.z_dim, vae.z_dim], dim=1)
+    return nll[:, 0], kl, mu
+
+
+def report(label, vae):
+    """Print a VAE's held-out numbers in one line; return −ELBO, KL and active units."""
+    nll, kl, mu = measure(vae)
+    bound = nll + kl.sum(dim=1)
+    active = (mu.var(dim=0) > 0.01).sum().item()  # units whose mean depends on the picture
+    error = bound.std() / math.sqrt(len(bound))
+    print(
+        f"{label:28} −ELBO {bound.mean():7.1f} ± {error:3.1f}   reconstruction {nll.mean():6.1f}"
+        f"   KL {kl.sum(1).mean():7.2f}   active {active:2} of {vae.z_dim}"
+    )
+    return bound.mean().item(), kl.sum(1).mean().item(), active
+
+
+# %%
+vae.eval()
+nll, kl, mu = measure(vae, n=10_000)
+bound = nll + kl.sum(dim=1)
+error = bound.std() / math.sqrt(len(bound))
+print(
+    f"test −ELBO {bound.mean():.2f} ± {error:.2f} nats per picture: {len(bound):,} held-out pictures"
+    f" of {name}, one draw of z each\nreconstruction {nll.mean():.2f} (of which greyness {floor:.1f})"
+    f", KL {kl.sum(dim=1).mean():.2f}"
+)
+
+# %% [markdown]
+# What that number is *not*: it is a **bound** on −log p(x), not its value; the gap of 8.2 is in it. It
+# depends on the pixels' model: Bernoulli on grey values isn't a density, so a Gaussian VAE's number
+# can't be compared with it. And it doesn't measure how pictures *look*.
+#
+# **Predict:** are reconstructions or samples better? Why?
+
+# %%
+shown = held_out.images(torch.arange(10))
+with torch.no_grad():
+    again = vae.sample(vae.encode(shown)[0])
+    dreams = vae.sample(torch.randn(30, z_dim, device=device))
+fig, axes = plt.subplots(4, 1, figsize=(6, 5.6), height_ratios=[1, 1, 3, 2])
+for ax, pictures, title, colour in [
+    (axes[0], shown, "held-out pictures", plot.REAL),
+    (axes[1], again, "their reconstructions", plot.FAKE),
+    (axes[2], dreams, "samples: z drawn from N(0, I)", plot.FAKE),
+    (axes[3], linear_samples[:20], "for comparison, the linear machine", plot.FAKE),
+]:
+    plot.grid(pictures, columns=10, ax=ax)
+    ax.set_title(title, color=colour, fontsize=9)
+plot.show(
+    fig,
+    alt="Reconstructions keep kind and outline of each picture and lose texture. Samples: most are "
+    "recognisable single things, soft at the edges, some are shapeless. The linear machine's are "
+    "overlapping ghosts.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# Reconstructions know which picture is meant: outline and brightness survive; prints, laces and
+# folds don't. Samples are single things, not the linear machine's ghosts, though softer, and some are
+# between two kinds. Where do those come from? The mean of q(z|x) over all x isn't exactly N(0, I); a
+# draw can land where few codes are. 8.10 looks there.
+#
+# Now the price of the code, dimension by dimension.
+
+# %%
+price = kl.mean(dim=0).sort(descending=True).values
+active = (mu.var(dim=0) > 0.01).sum().item()
+fig, ax = plt.subplots(figsize=(6, 2.6))
+ax.bar(range(1, z_dim + 1), price, color=plot.THIRD)
+ax.set_xlabel("latent dimension, sorted")
+ax.set_ylabel("KL [nats]")
+ax.set_title(f"{active} of {z_dim} active, {price.sum():.1f} nats together", fontsize=10)
+plot.show(
+    fig,
+    alt="Bars of KL per latent dimension in falling order: some dimensions carry a nat or more, "
+    "the unused ones nothing.",
+)
+
+# %% [markdown]
+# A dimension whose μ doesn't vary with the picture is *inactive*: q(z_j|x) equals the prior, it costs
+# nothing and says nothing (Burda et al. count a unit as active when its μ has a variance above
+# 0.01). The VAE chooses how many it uses.
+#
+# The total is a budget in nats: at most about that much information on each picture passes through
+# z. An ordinary compressed photo has thousands.
+
+# %%
+# checkpoint: importance weights (8.3) must give a lower −log p(x) than −ELBO on the same pictures
+@torch.no_grad()
+def log_weight(vae, x):
+    """log p(x|z) + log p(z) − log q(z|x) with one draw of z per picture (B,)."""
+    mu, logvar = vae.encode(x)
+    noise = torch.randn_like(mu)
+    z = mu + torch.exp(0.5 * logvar) * noise
+    log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(dim=1)  # log p(z) − log q(z|x)
+    return log_ratio - reconstruction_of(vae.decode(z), x)
+
+
+x = held_out.images(torch.arange(100))
+draws = torch.stack([log_weight(vae, x) for _ in range(64)])  # (K, B)
+tighter = draws.logsumexp(dim=0) - math.log(64)
+print(f"100 pictures: −ELBO {-draws.mean():.1f}, with 64 importance weights {-tighter.mean():.1f}")
+assert tighter.mean() > draws.mean()
+assert abs(draws.mean() + bound[:100].mean()) < 5  # the closed-form KL agrees with the sampled one
