@@ -219,7 +219,10 @@ def build(stem, profile):
             seconds, peak_mb, data, machine = execute(notebook, profile, Path(runs))
         except BuildError as error:
             raise BuildError(f"{stem} was not built, its notebook is unchanged. {error}") from None
-        clean(notebook, {runs: "runs", os.environ.get("GENCOURSE_DATA") or runs: "$GENCOURSE_DATA"})
+        folders = {runs: "runs"}
+        if data_folder := os.environ.get("GENCOURSE_DATA"):
+            folders[data_folder] = "$GENCOURSE_DATA"
+        clean(notebook, folders)
     earlier = (previous.metadata.get("gencourse") or {}) if previous else {}
     measured = {**earlier.get("seconds_by_profile", {}), profile: round(seconds, 1)}
     notebook.metadata["gencourse"] = {

@@ -98,7 +98,7 @@ def minutes(seconds):
 
 def stamp_lines(stamp):
     """The visible stamp, wrapped so that the text's lines stay under 100 characters."""
-    if not stamp:
+    if not stamp or STAMP_KEYS - set(stamp):
         return ["*Run time: not measured yet.*"]
     data = ", ".join(f"`{name}`" for name in stamp["data"])
     return [
@@ -215,6 +215,8 @@ def executed(stem, notebook):
         found.append(f"{stem}: the code cells were run out of order.")
     if "widgets" in notebook.metadata:
         found.append(f"{stem}: widget state is stored in the notebook: build it again.")
+    if len({c.id for c in notebook.cells}) < len(notebook.cells):
+        found.append(f"{stem}: two cells have the same id.")
     try:
         nbformat.validate(notebook)
     except nbformat.ValidationError as error:

@@ -1,0 +1,43 @@
+"""What every test and notebook kernel sees: the smoke profile, no network, empty folders."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+NO_NETWORK = ROOT / "tests" / "no_network"
+CONTROLLER = "PYTEST_XDIST_WORKER" not in os.environ
+
+# Set before anything starts a kernel, a worker or imports torch: all of them inherit it.
+os.environ["GENCOURSE_PROFILE"] = "smoke"
+os.environ["GENCOURSE_STATIC"] = "1"
+os.environ["GENCOURSE_DEVICE"] = "cpu"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "agg"  # kernels included: plot.show draws by itself
+if CONTROLLER:
+    # Real data is for the tests that ask for it by name; everything else must do without.
+    os.environ["GENCOURSE_TEST_DATA"] = os.environ.pop("GENCOURSE_DATA", "")
+    os.environ["GENCOURSE_TEST_FOLDER"] = tempfile.mkdtemp(prefix="gencourse-tests-")
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(NO_NETWORK), *([path] if path else [])])
+
+# This process was started before PYTHONPATH was set.
+spec = importlib.util.spec_from_file_location("no_network", NO_NETWORK / "sitecustomize.py")
+no_network = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(no_network)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Each notebook and each test file trains in a folder of its own, empty at first."""
+    folder = Path(os.environ["GENCOURSE_TEST_FOLDER"]) / item.path.stem
+    os.environ["GENCOURSE_RUNS"] = str(folder)
+
+
+def pytest_unconfigure(config):
+    if CONTROLLER:
+        shutil.rmtree(os.environ["GENCOURSE_TEST_FOLDER"], ignore_errors=True)

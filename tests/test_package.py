@@ -1,0 +1,184 @@
+"""The package as a whole: who imports whom, how light it is, and that its pages agree."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "gencourse"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+# A module imports only what stands here; `gencourse` itself imports nothing.
+MAY_IMPORT = {
+    "__init__": set(),
+    "runtime": set(),
+    "shapes": set(),
+    "fetch": {"runtime"},
+    "data": {"runtime", "shapes", "fetch"},
+    "divergences": set(),
+    "losses": {"divergences"},
+    "nets": set(),
+    "checkpoint": set(),
+    "run": {"checkpoint", "runtime"},
+    "train": {"losses", "run", "data", "runtime"},
+    "plot": set(),
+    "widgets": {"plot"},
+}
+MAY_IMPORT["__main__"] = set(MAY_IMPORT) - {"__init__"}
+
+
+def imported(source):
+    """The modules of the package that a source imports, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inside = node.level > 0
+            module = ".".join(["gencourse"] * inside + [node.module] * bool(node.module))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first == "gencourse":
+                found.add(rest[0] if rest else "__init__")
+    return found - {"__version__"}
+
+
+def test_the_import_table_is_kept():
+    modules = {p.stem: imported(p.read_text(encoding="utf-8")) for p in PACKAGE.glob("*.py")}
+    assert set(modules) == set(MAY_IMPORT), "every module stands in the table, and no other"
+    wrong = {m: found - MAY_IMPORT[m] for m, found in modules.items() if found - MAY_IMPORT[m]}
+    assert not wrong, f"imports that the table does not allow: {wrong}"
+
+
+def test_there_is_no_module_outside_the_table_in_a_subfolder():
+    assert [p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "modules"),
+    [
+        ("import gencourse.plot", {"plot"}),
+        ("from gencourse import run, losses as l", {"run", "losses"}),
+        ("from gencourse.data import load", {"data"}),
+        ("from . import nets", {"nets"}),
+        ("from .nets import VAE", {"nets"}),
+        ("def f():\n    from gencourse import plot", {"plot"}),
+        ("import gencourse", {"__init__"}),
+        ("import torch\nfrom torch import nn", set()),
+    ],
+)
+def test_each_way_to_import_is_seen(source, modules):
+    assert imported(source) == modules
+
+
+@pytest.mark.parametrize("module", ["gencourse", "gencourse.data", "gencourse.runtime"])
+def test_import_is_light(module):
+    heavy = ["torchvision", "sklearn", "ipywidgets", "matplotlib", "accelerate", "pooch"]
+    program = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing_to_mend():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."],
+        cwd=ROOT, capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- what is installed ----------------------------------------------------------------------------
+
+# What each package is called on conda-forge, where that differs.
+CONDA = {"torch": "pytorch"}
+
+
+def split(requirement):
+    """("numpy", ">=2.0") of "numpy>=2.0"."""
+    name, bound = re.fullmatch(r"([A-Za-z0-9_.-]+?)\s*([<>=!~].*)?", requirement).groups()
+    return name, (bound or "").replace(" ", "")
+
+
+def test_conda_installs_the_same_packages_with_the_same_bounds():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, last = environment["dependencies"]
+    assert last == {"pip": ["-e ."]}
+    packages = dict(split(x) for x in conda)
+    python = packages.pop("python")
+    assert re.fullmatch(r"=3\.\d+", python), "python= is given"
+    least = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert tuple(map(int, python[1:].split("."))) >= tuple(map(int, least.split(".")))
+    assert "pip" in packages and not packages.pop("pip")
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    assert packages == {CONDA.get(n, n): bound for n, bound in map(split, wanted)}
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+
+
+def test_the_dev_group_holds_the_test_tools():
+    """uv installs only `dev` by default; without pytest in it, `uv run pytest` is another one."""
+    dev = {split(x)[0] for x in PROJECT["dependency-groups"]["dev"]}
+    assert {"pytest", "pytest-xdist", "nbval", "ruff", "jupytext", "nbclient"} <= dev
+
+
+def test_lower_bounds_are_not_above_what_colab_has():
+    colab = {"torch": (2, 11), "torchvision": (0, 26), "numpy": (2, 1), "matplotlib": (3, 10),
+             "ipywidgets": (7, 7)}
+    for name, bound in map(split, PROJECT["project"]["dependencies"]):
+        assert re.fullmatch(r">=[\d.]+", bound), f"{name}{bound}: a lower bound and nothing else"
+        if name in colab:
+            assert tuple(map(int, bound[2:].split("."))) <= colab[name], name
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+COMMANDS = [
+    "pip install uv",
+    "uv run jupyter lab chapters/00_start_here.ipynb",
+    "uv run pytest",
+]
+
+
+def commands(page):
+    """The command lines in a page's code blocks, without their comments."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page, re.S | re.M)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_the_readme_gives_the_commands_and_ci_runs_them():
+    readme = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [line for line in readme if line in COMMANDS] == COMMANDS
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    lines = [line.strip() for line in script.splitlines()]
+    assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
+    assert lines[-1] == COMMANDS[-1], "CI ends in the README's own test command"
+    assert any(COMMANDS[0] in line for line in lines)
+    assert "../shared/data" in script and "GENCOURSE_DATA" in script
+
+
+def test_the_readme_is_one_screen():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_nothing_is_committed_that_should_not_be():
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("this is not a git checkout")
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = [ROOT / line for line in done.stdout.splitlines()]
+    unwanted = [".pt", ".pth", ".npz", ".gz", ".zip", ".tar", ".ckpt", ".safetensors", ".pyc"]
+    for path in tracked:
+        assert path.name != "uv.lock" and path.suffix not in unwanted, path
+        assert "runs" not in path.relative_to(ROOT).parts[:-1], path
+        assert not path.exists() or path.stat().st_size < 400_000, f"{path} is too large"
+    ignored = subprocess.run(["git", "check-ignore", "-q", "uv.lock"], cwd=ROOT)
+    assert ignored.returncode == 0, "uv.lock names hosts and must stay ignored"
