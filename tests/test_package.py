@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "nets": set(),
     "checkpoint": set(),
     "run": {"checkpoint", "runtime"},
-    "train": {"losses", "run", "data", "runtime"},
+    "train": {"losses", "run", "data", "runtime", "checkpoint"},
     "plot": set(),
     "widgets": {"plot"},
 }
