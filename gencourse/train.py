@@ -14,25 +14,30 @@ class EMA:
     """An exponential moving average of a model's weights and BatchNorm statistics.
 
     decay: weight of the past per update, in [0, 1); it averages over about 1 / (1 − decay) steps.
+    A young average forgets faster, (1 + n) / (10 + n) after n updates, or short runs would end
+    with the initial weights in their samples.
     `.model` is the averaged copy, in eval mode. Source: Yazıcı et al. 2019, arXiv:1806.04498.
     """
 
     def __init__(self, model, decay=0.995):
-        self.source, self.decay = model, decay
+        self.source, self.decay, self.updates = model, decay, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self):
-        """Move every average by the fraction 1 − decay towards the model's present value."""
+        """Move every average towards the model's present value."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
         mine, theirs = self.model.state_dict(), self.source.state_dict()
         floats = [k for k in mine if mine[k].is_floating_point()]
-        torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - self.decay)
+        torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
 
     def state_dict(self):
-        return self.model.state_dict()
+        return {"updates": self.updates, "model": self.model.state_dict()}
 
     def load_state_dict(self, state):
-        self.model.load_state_dict(state)
+        self.updates = state["updates"]
+        self.model.load_state_dict(state["model"])
 
 
 def learning_rate(step, total, peak):

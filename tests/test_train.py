@@ -1,0 +1,240 @@
+"""The training loops do what the chapters say, and their parts are what the papers say."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gencourse import data, nets, train
+from gencourse.run import Run
+from gencourse.runtime import UserError, device, seed_everything
+
+STEPS, BATCH = 6, 16
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def gan(seed=0, width=8):
+    seed_everything(seed)
+    return nets.DCGANGenerator(16, 1, width=width), nets.DCGANDiscriminator(16, 1, width=width)
+
+
+def assert_same_weights(a, b):
+    for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_train_gan_is_the_textbook_loop(digits):
+    """The same weights as a loop written with torch alone: BCE with labels, no shortcut."""
+    G, D = gan()
+    averaged = {k: v.clone() for k, v in G.state_dict().items()}
+    g_opt = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    d_opt = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    one, zero = torch.ones(BATCH), torch.zeros(BATCH)
+    bce = F.binary_cross_entropy_with_logits
+    seed_everything(3)
+    for step in range(STEPS):
+        for group in (*g_opt.param_groups, *d_opt.param_groups):
+            group["lr"] = 1e-3 if step <= STEPS / 2 else 1e-3 * 2 * (1 - step / STEPS)
+        x_real = digits.batch(step, BATCH).cpu()
+        x_fake = G(torch.randn(BATCH, 64))
+        d_opt.zero_grad()
+        (bce(D(x_real), one) + bce(D(x_fake.detach()), zero)).backward()
+        d_opt.step()
+        g_opt.zero_grad()
+        bce(D(x_fake), one).backward()
+        g_opt.step()
+        for k, v in G.state_dict().items():
+            if v.is_floating_point():
+                decay = min(0.9, (1 + step) / (10 + step))
+                averaged[k] = decay * averaged[k] + (1 - decay) * v
+
+    G2, D2 = gan()
+    # The other memory layout adds in another order, and Adam magnifies that where gradients are 0.
+    plain = dict(channels_last=False, progress=False)
+    ema, history = train.train_gan(
+        digits, G2, D2, steps=STEPS, batch_size=BATCH, ema_decay=0.9, seed=3, **plain
+    )
+    weights = dict(ema.cpu().named_parameters())
+    assert_same_weights(D, D2.cpu())
+    for name, value in weights.items():
+        torch.testing.assert_close(value, averaged[name], rtol=1e-4, atol=1e-5)
+    assert history["step"] == list(range(1, STEPS + 1))
+
+
+def test_train_vae_is_the_textbook_loop(digits):
+    seed_everything(0)
+    vae = nets.VAE(16, 1, z_dim=4, width=8)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    seed_everything(3)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 1e-3 if step <= 3 else 1e-3 * 2 * (1 - step / STEPS)
+        x = digits.batch(step, BATCH).cpu()
+        mu, logvar = vae.encode(x)
+        q = torch.distributions.Normal(mu, (logvar / 2).exp())
+        p = torch.distributions.Bernoulli(logits=vae.decode(q.rsample()), validate_args=False)
+        kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
+        loss = (2.0 * kl.sum(1) - p.log_prob((x + 1) / 2).sum((1, 2, 3))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    seed_everything(0)
+    other = nets.VAE(16, 1, z_dim=4, width=8)
+    history = train.train_vae(
+        digits, other, steps=STEPS, batch_size=BATCH, beta=2.0, seed=3, progress=False
+    )
+    assert_same_weights(vae, other.cpu())
+    assert history["loss"][-1] == pytest.approx(loss.item(), rel=1e-4)
+    assert history["loss"][-1] == pytest.approx(history["nll"][-1] + 2 * history["kl"][-1])
+
+
+def test_freezing_the_discriminator_leaves_the_generators_gradient():
+    G, D = gan()
+    z = torch.randn(BATCH, 64)
+    gradients = []
+    for frozen in (False, True):
+        D.requires_grad_(not frozen)
+        G.zero_grad()
+        F.softplus(-D(G(z))).mean().backward()
+        gradients.append([p.grad.clone() for p in G.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_ema_is_the_weighted_sum_of_the_past():
+    net = torch.nn.BatchNorm1d(1)
+    ema = train.EMA(net, decay=0.75)
+    ema.updates = 1000  # no longer young
+    for value in (1.0, 2.0, 3.0):
+        net.bias.data.fill_(value)
+        net.running_mean.fill_(10 * value)
+        ema.update()
+    expected = 0.25 * (3 + 0.75 * 2 + 0.75**2 * 1)  # and 0.75³ of the initial zero
+    assert ema.model.bias.item() == pytest.approx(expected)
+    assert ema.model.running_mean.item() == pytest.approx(10 * expected)
+    assert not ema.model.training and not ema.model.bias.requires_grad
+
+
+def test_a_young_average_forgets_its_beginning():
+    """After n updates towards 1 from 0 the rest of the 0 is ∏ (1 + i)/(10 + i), i < n."""
+    net = torch.nn.Linear(1, 1)
+    net.bias.data.fill_(0.0)
+    ema = train.EMA(net, decay=0.999)
+    net.bias.data.fill_(1.0)
+    rest = 1.0
+    for i in range(20):
+        ema.update()
+        rest *= (1 + i) / (10 + i)
+    assert ema.model.bias.item() == pytest.approx(1 - rest) and rest < 1e-6
+
+
+def test_learning_rate_is_constant_then_linear():
+    rates = [train.learning_rate(step, 100, 2.0) for step in range(100)]
+    assert rates[:51] == [2.0] * 51
+    assert rates[75] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(0.04)
+
+
+def test_a_finished_training_is_loaded(digits, tmp_path):
+    G, D = gan()
+    first, history = train.train_gan(
+        digits, G, D, steps=STEPS, batch_size=BATCH, out=tmp_path, progress=False
+    )
+    G2, D2 = gan(seed=9)  # other initial weights: the folder's replace them
+    again, history_again = train.train_gan(
+        digits, G2, D2, steps=STEPS, batch_size=BATCH, out=tmp_path, progress=False
+    )
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(first.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    assert history == history_again
+    with pytest.raises(UserError, match="lr was"):
+        train.train_gan(digits, *gan(), steps=STEPS, batch_size=BATCH, lr=0.5, out=tmp_path)
+    with pytest.raises(UserError, match="generator was"):
+        train.train_gan(digits, *gan(width=16), steps=STEPS, batch_size=BATCH, out=tmp_path)
+
+
+def test_weights_come_back_from_safetensors(digits, tmp_path):
+    from safetensors.torch import load_file
+
+    G, D = gan()
+    ema, _ = train.train_gan(
+        digits, G, D, steps=STEPS, batch_size=BATCH, out=tmp_path, progress=False
+    )
+    fresh = gan(seed=1)[0].eval()
+    fresh.load_state_dict(load_file(tmp_path / "generator.safetensors"))
+    z = train.fixed_noise(4, 64, 0)
+    torch.testing.assert_close(fresh.to(device())(z), ema(z))
+
+
+def test_sampling_does_not_disturb_the_training(digits, tmp_path):
+    """Grids of fixed noise draw no random number and change no BatchNorm statistic."""
+    ends = []
+    for every in (1, 100):
+        G, D = gan()
+        out = tmp_path / str(every)
+        train.train_gan(digits, G, D, steps=STEPS, sample_every=every, out=out, progress=False)
+        ends.append(G.state_dict())
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+
+
+def test_the_gan_learns_the_digits(digits):
+    """After a short training the mean and spread of the pixels are those of the digits."""
+    G, D = gan(width=16)
+    ema, _ = train.train_gan(digits, G, D, steps=300, lr=2e-3, seed=0, progress=False)
+    with torch.no_grad():
+        fake = ema(train.fixed_noise(500, 64, 1))
+        noise = gan(width=16)[0].to(device())(train.fixed_noise(500, 64, 1))
+    real = digits.images(torch.arange(500))
+
+    def distance(x):
+        moments = (x.mean(0) - real.mean(0)).abs() + (x.std(0) - real.std(0)).abs()
+        return float(moments.mean())
+
+    assert distance(fake) < 0.3 * distance(noise)
+
+
+def test_the_vae_learns_the_digits(digits):
+    vae = nets.VAE(16, 1, z_dim=8, width=16)
+    history = train.train_vae(digits, vae, steps=300, lr=2e-3, progress=False)
+    assert sum(history["loss"][-20:]) < 0.7 * sum(history["loss"][:20])
+    assert history["kl"][-1] > 1.0  # nats: the code carries something
+
+
+@pytest.mark.parametrize("size", nets.SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_net_at_every_size(size, channels):
+    z = torch.randn(2, 5)
+    x = nets.DCGANGenerator(size, channels, z_dim=5, width=4)(z)
+    assert x.shape == (2, channels, size, size) and x.abs().max() <= 1
+    assert nets.DCGANDiscriminator(size, channels, width=4)(x).shape == (2,)
+    vae = nets.VAE(size, channels, z_dim=5, width=4)
+    logits, mu, logvar = vae(x)
+    assert logits.shape == x.shape and mu.shape == logvar.shape == (2, 5)
+    assert not torch.allclose(mu, logvar)
+    assert vae.sample(z).shape == x.shape and vae.sample(z).abs().max() <= 1
+    assert nets.DenseGenerator((channels, size, size), z_dim=5, width=4)(z).shape == x.shape
+    assert nets.DenseDiscriminator((channels, size, size), width=4)(x).shape == (2,)
+
+
+def test_an_unsupported_size_names_the_others():
+    with pytest.raises(ValueError, match="Size 48 is not supported; choose one of 16, 28, 32, 64"):
+        nets.DCGANGenerator(48, 1)
+
+
+def test_reparameterise_draws_from_the_right_normal():
+    mu, logvar = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 1.4]])
+    z = nets.reparameterise(mu.expand(200_000, 2), logvar.expand(200_000, 2))
+    torch.testing.assert_close(z.mean(0), mu[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(z.var(0), logvar[0].exp(), atol=0.06, rtol=0)
+
+
+def test_log_does_not_keep_the_graph_alive():
+    with Run(progress=False) as run:
+        for _ in run.steps(10):
+            loss = torch.ones((), requires_grad=True) * 2
+            run.log(loss=loss)
+            assert run._pending[-1][1]["loss"].grad_fn is None
