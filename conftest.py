@@ -22,6 +22,7 @@ if CONTROLLER:
     # Real data is for the tests that ask for it by name; everything else must do without.
     os.environ["GENCOURSE_TEST_DATA"] = os.environ.pop("GENCOURSE_DATA", "")
     os.environ["GENCOURSE_TEST_FOLDER"] = tempfile.mkdtemp(prefix="gencourse-tests-")
+    os.environ["GENCOURSE_CACHE"] = os.path.join(os.environ["GENCOURSE_TEST_FOLDER"], "cache")
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(NO_NETWORK), *([path] if path else [])])
 

@@ -217,6 +217,7 @@ def executed(stem, notebook):
         found.append(f"{stem}: widget state is stored in the notebook: build it again.")
     if len({c.id for c in notebook.cells}) < len(notebook.cells):
         found.append(f"{stem}: two cells have the same id.")
+        return found
     try:
         nbformat.validate(notebook)
     except nbformat.ValidationError as error:
