@@ -85,7 +85,7 @@ def fetched(what, file, md5, mirrors):
                 except _MirrorError as error:
                     tried.append(f"{mirrors.pop(0)} {error}")
                 except ValueError:
-                    tried.append(f"{mirrors.pop(0)} sent something else (its MD5 sum is wrong)")
+                    tried.append(f"{mirrors.pop(0)} sent another file (its MD5 sum is wrong)")
             if packed.exists():
                 yield packed
                 return
@@ -101,6 +101,23 @@ def fetched(what, file, md5, mirrors):
     )
 
 
+class _Pipe:
+    """Between two threads: what pooch takes for its output file and for its progress bar."""
+
+    def __init__(self):
+        self.chunks, self.total, self.given_up = queue.SimpleQueue(), None, False
+
+    def write(self, chunk):
+        if self.given_up:
+            raise _MirrorError  # ends the thread
+        self.chunks.put(chunk)
+
+    def ignore(self, *_):
+        pass
+
+    flush = update = reset = close = ignore
+
+
 def _download(url, path, _):
     """pooch's downloader in a thread of its own: whatever hangs there, this one ends in time.
 
@@ -110,44 +127,34 @@ def _download(url, path, _):
     import pooch
     from tqdm.auto import tqdm
 
-    arrived, given_up = queue.SimpleQueue(), threading.Event()
+    pipe = _Pipe()
+    download = pooch.HTTPDownloader(progressbar=pipe, chunk_size=2**14, timeout=STALL_SECONDS)
 
-    class Sink:
-        def write(self, chunk):
-            if given_up.is_set():
-                raise _MirrorError  # ends the thread
-            arrived.put(chunk)
-
-        def flush(self):
-            pass
-
-    def work(bar):
+    def work():
         try:
-            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**14, timeout=STALL_SECONDS)(
-                url, Sink(), None
-            )
-            arrived.put(b"")
+            download(url, pipe, None)
+            pipe.chunks.put(b"")
         except Exception as error:
-            arrived.put(error)
+            pipe.chunks.put(error)
 
-    # total=1 until the server says more: pooch asks for the bar's truth value.
-    name, look = url.rsplit("/", 1)[-1], {"unit": "B", "unit_scale": True, "leave": False}
-    with tqdm(total=1, desc=name, delay=1, **look) as bar:
-        threading.Thread(target=work, args=(bar,), daemon=True).start()
-        try:
-            with open(path, "wb") as file:
-                received, deadline = 0, time.monotonic() + STALL_SECONDS
-                while chunk := arrived.get(timeout=max(0.01, deadline - time.monotonic())):
-                    if isinstance(chunk, Exception):
-                        raise _MirrorError(_reason(chunk)) from chunk
-                    file.write(chunk)
-                    received += len(chunk)
-                    if received >= STALL_BYTES:
-                        received, deadline = 0, time.monotonic() + STALL_SECONDS
-        except queue.Empty:
-            raise _MirrorError(_reason(TimeoutError())) from None
-        finally:
-            given_up.set()
+    threading.Thread(target=work, daemon=True).start()
+    look = {"desc": url.rsplit("/", 1)[-1], "unit": "B", "unit_scale": True, "delay": 1}
+    try:
+        with open(path, "wb") as file, tqdm(leave=False, **look) as bar:
+            received, deadline = 0, time.monotonic() + STALL_SECONDS
+            while chunk := pipe.chunks.get(timeout=max(0.01, deadline - time.monotonic())):
+                if isinstance(chunk, Exception):
+                    raise _MirrorError(_reason(chunk)) from chunk
+                file.write(chunk)
+                bar.total = pipe.total or None
+                bar.update(len(chunk))
+                received += len(chunk)
+                if received >= STALL_BYTES:
+                    received, deadline = 0, time.monotonic() + STALL_SECONDS
+    except queue.Empty:
+        raise _MirrorError(_reason(TimeoutError())) from None
+    finally:
+        pipe.given_up = True
 
 
 def _reason(error):
