@@ -1,0 +1,1061 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4 · The first GAN
+#
+# Two small networks and one loop turn noise into handwritten digits, with every line in the open.
+
+# %% [markdown]
+# **After this chapter you can** write the whole training loop of a GAN and say what each line is
+# for · read its two losses, and name what they can't tell you · recognise by their symptoms five
+# mistakes that run without an error message.
+#
+# **You need** [chapter 02](02_minimax.ipynb): the value function, $D^*$, and why the generator
+# minimises $-\log D$.
+#
+# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+#
+# <!-- badge --><!-- /badge -->
+
+# %% tags=["install"]
+# install
+
+# %%
+import math
+import time
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gencourse import data, losses, nets, plot, runtime, widgets
+from gencourse.run import Run
+
+# %%
+SEED = 4
+plot.style()
+runtime.seed_everything(SEED)
+device = runtime.device()
+print(runtime.describe())
+
+# %%
+DATA = runtime.budget(smoke="digits", cpu="mnist", gpu="mnist")  # real handwriting, small and grey
+STEPS = runtime.budget(smoke=80, cpu=6_000, gpu=20_000)  # digits are readable after a tenth of it
+SHORT_STEPS = runtime.budget(smoke=25, cpu=600, gpu=1_500)  # enough to tell right from wrong
+BATCH = 64  # small batches give more steps per minute; their noise does no harm here
+Z_DIM = 64  # more directions than handwriting has; spare ones cost almost nothing
+WIDTH = runtime.budget(smoke=64, cpu=256, gpu=256)  # half as wide works too, and is rougher
+DROPOUT = 0.3  # slows D down a little: section 4.3
+LR = 5e-4  # the same for both networks, so that neither runs away
+BETAS = (0.5, 0.999)  # Adam's short memory: the opponent moves, so old gradients mislead
+SAMPLE_EVERY = STEPS // 40  # forty looks at the same noise
+
+# %% [markdown]
+# ## Where we are going
+#
+# Chapter 02 played the game on a line, where you could see both densities. A picture of a digit is
+# a point with hundreds of coordinates. Nobody can draw that density. The game does not care: it
+# needs samples of $p$ and of the generator's density $q$, nothing else.
+#
+# The figure shows three things: real digits, what an untrained generator makes of noise, and the
+# average of all real digits. Training should carry us from the middle to the left. A popular
+# mistake (section 4.9) ends on the right instead.
+
+# %%
+images, images_test = data.load(DATA), data.load(DATA, split="test")
+shape, pixels = images.shape, math.prod(images.shape)
+x_real = images.batch(0, BATCH)  # (B, C, H, W) in [-1, 1]
+mean_picture = images.x.float().mean(0) / 127.5 - 1  # (C, H, W)
+print(images)
+
+# %%
+untrained = nets.DenseGenerator(shape, Z_DIM, WIDTH)(torch.randn(16, Z_DIM)).detach()
+fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.8))
+plot.grid(x_real[:16], columns=4, ax=axes[0], title="real")
+plot.grid(untrained, columns=4, ax=axes[1], title="generated, untrained")
+plot.grid(mean_picture[None], columns=1, ax=axes[2], title="average of the real ones")
+plot.show(fig, alt="Sixteen real digits; sixteen squares of grey noise; one blurred bright blob.")
+
+# %% [markdown]
+# ## 4.1 What must come out of the generator?
+#
+# **Question.** The generator $G$ maps noise $z$ to a picture $\tilde x = G(z)$. In which range
+# should its pixels lie?
+#
+# **Predict** before you run the cell: if you sort all pixels of real digits by brightness, where
+# do most of them lie? And where do the pixels of an untrained generator lie?
+#
+# Our data use $x \in [-1, 1]$: black paper is $-1$, full ink $+1$. The generator ends with
+#
+# $$\tanh(a) = \frac{e^{a} - e^{-a}}{e^{a} + e^{-a}} \in (-1, 1),$$
+#
+# so that every output is a legal pixel.
+
+# %%
+fig, ax = plt.subplots()
+bins = torch.linspace(-1, 1, 31).numpy()
+for x, colour, label in ((x_real, plot.REAL, "real"), (untrained, plot.FAKE, "untrained")):
+    ax.hist(x.flatten().cpu().numpy(), bins, density=True, color=colour, alpha=0.6, label=label)
+ax.set(xlabel="pixel value", ylabel="density (log scale)", yscale="log")
+ax.legend()
+plot.show(fig, alt="Real pixels pile up at -1, a few at +1; untrained ones form a hill around 0.")
+
+# %% [markdown]
+# **What the figure says.** Real pixels pile up at the two ends, most of them on the paper's side.
+# Untrained ones form a hill around 0. Tanh suits this: its flat ends make pure black and pure white
+# easy, since every large $|a|$ gives them.
+#
+# Why not $[0, 1]$ and a sigmoid? It is the same curve, stretched (the checkpoint shows it). What
+# counts is that *data and generator use the same range*. Otherwise $D$ wins by looking at
+# brightness alone. A range around 0 is also kinder to the first layer of $D$.
+#
+# **What it does not say:** anything about *where* the ink is. That is the whole problem.
+
+# %%
+# checkpoint: tanh is a stretched sigmoid, and a batch is what we think it is
+a = torch.linspace(-5, 5, 11)
+torch.testing.assert_close(torch.tanh(a), 2 * torch.sigmoid(2 * a) - 1)
+assert x_real.shape == (BATCH, *shape) and x_real.min() >= -1 and x_real.max() <= 1
+assert torch.equal(images.batch(0, BATCH), x_real), "the same step gives the same batch"
+
+# %% [markdown]
+# ## 4.2 The generator, and why it has BatchNorm
+#
+# Three linear layers, the whole of it:
+
+# %%
+def make_generator(image_shape, z_dim, width):
+    return nn.Sequential(
+        nn.Linear(z_dim, width, bias=False),  # (B, Z) → (B, width); BatchNorm has its own bias
+        nn.BatchNorm1d(width),
+        nn.ReLU(),
+        nn.Linear(width, 2 * width, bias=False),  # → (B, 2·width)
+        nn.BatchNorm1d(2 * width),
+        nn.ReLU(),
+        nn.Linear(2 * width, math.prod(image_shape)),  # → (B, C·H·W)
+        nn.Tanh(),
+        nn.Unflatten(1, image_shape),  # → (B, C, H, W)
+    )
+
+
+# %% [markdown]
+# **Question.** Do different $z$ give different pictures? They should, from the very first step:
+# what does not depend on $z$ can't become variety.
+#
+# BatchNorm takes each hidden unit $h$ and normalises it over the batch,
+#
+# $$\hat h_i = \gamma\,\frac{h_i - m}{\sqrt{s^2 + \varepsilon}} + \beta,$$
+#
+# with $m$ and $s^2$ the mean and variance of $h$ over the batch, $\varepsilon$ a tiny number, and
+# $\gamma$, $\beta$ learned (1 and 0 at the start).
+#
+# **Predict:** take the two BatchNorm layers out. By what factor does the spread of the picture over
+# $z$ shrink?
+
+# %%
+def spread(net):
+    """Standard deviation over z, averaged over units, behind each ReLU and behind tanh."""
+    h, found = torch.randn(512, Z_DIM), []
+    for layer in net:
+        h = layer(h)
+        if isinstance(layer, nn.ReLU | nn.Tanh):
+            found.append(h.std(0).mean().item())
+    return found
+
+
+with_norm = make_generator(shape, Z_DIM, WIDTH)
+without = nn.Sequential(*[part for part in with_norm if not isinstance(part, nn.BatchNorm1d)])
+spreads = {"with BatchNorm": spread(with_norm), "without": spread(without)}
+
+# %%
+fig, ax = plt.subplots(figsize=(5.5, 3))
+for (label, values), colour in zip(spreads.items(), (plot.FAKE, plot.FOURTH), strict=True):
+    ax.plot(["hidden 1", "hidden 2", "picture"], values, "o-", color=colour, label=label)
+ax.set(ylabel="spread over z", yscale="log")
+ax.legend()
+plot.show(fig, alt="With BatchNorm the spread stays high; without, it falls at every layer.")
+end, end_without = spreads["with BatchNorm"][-1], spreads["without"][-1]
+print(f"spread of the picture: {end:.3f} with BatchNorm, {end_without:.3f} without,", end=" ")
+print(f"{end / end_without:.0f} times less")
+
+# %% [markdown]
+# **What the figure says.** Without BatchNorm every layer shrinks the differences between inputs
+# (PyTorch's default weights are small). All $z$ start at nearly the same grey picture. With it,
+# each hidden unit keeps spread one before its ReLU, and keeps it *during* training too, whatever
+# the other layers do.
+#
+# **What it does not say:** that no other cure exists. Larger initial weights would mend the start,
+# though not what happens afterwards.
+#
+# BatchNorm has a price: in training, a picture depends on the other $z$ of its batch. To *look* at
+# pictures, switch to `eval()`. Then $m$ and $s^2$ are fixed running averages.
+
+# %%
+@torch.no_grad()
+def pictures(G, z):
+    """What G makes of z in eval mode: one z, one picture, whatever else is in the batch."""
+    G.eval()
+    x = G(z)
+    G.train()
+    return x
+
+
+noise = torch.randn(64, Z_DIM, generator=torch.Generator().manual_seed(SEED)).to(device)
+
+# %%
+# checkpoint: BatchNorm from its equation; and in eval mode batch-mates don't matter
+h = 5 * torch.randn(BATCH, 3) + 2
+by_hand = (h - h.mean(0)) / torch.sqrt(h.var(0, unbiased=False) + 1e-5)
+torch.testing.assert_close(nn.BatchNorm1d(3)(h), by_hand)
+G = make_generator(shape, Z_DIM, WIDTH).to(device)
+torch.testing.assert_close(pictures(G, noise)[:8], pictures(G, noise[:8]), rtol=1e-4, atol=1e-5)
+
+# %% [markdown]
+# ## 4.3 The discriminator, and why it has none
+#
+# The discriminator gets a picture and returns one number, a *logit* $a$. Its verdict is
+# $D(x) = \sigma(a) = 1/(1+e^{-a})$, the probability that $x$ is real. Three choices differ from the
+# generator.
+#
+# - **LeakyReLU.** All that $G$ ever learns flows back *through* $D$. A ReLU that is off passes
+#   nothing; a leaky one passes a fifth.
+# - **Dropout** instead of BatchNorm.
+# - **No sigmoid** at the end.
+
+# %%
+def make_discriminator(image_shape, width, dropout):
+    return nn.Sequential(
+        nn.Flatten(),  # (B, C, H, W) → (B, C·H·W)
+        nn.Linear(math.prod(image_shape), 2 * width),
+        nn.LeakyReLU(0.2),
+        nn.Dropout(dropout),
+        nn.Linear(2 * width, width),
+        nn.LeakyReLU(0.2),
+        nn.Dropout(dropout),
+        nn.Linear(width, 1),
+        nn.Flatten(0),  # (B, 1) → (B,): one logit per picture
+    )
+
+
+# %% [markdown]
+# **Question: what would BatchNorm do here?** $D$ sees a batch of real pictures and, separately, a
+# batch of generated ones. BatchNorm would subtract each batch's *own* mean and divide by its *own*
+# spread.
+#
+# **Predict.** Suppose the generator's only fault is contrast: its pictures are $0.3\,x$ for real
+# $x$. You see the difference at once. Does a first layer with BatchNorm see it?
+
+# %%
+pale = 0.3 * x_real
+linear, norm = nn.Linear(pixels, WIDTH).to(device), nn.BatchNorm1d(WIDTH).to(device)
+first_layers = {"plain first layer": linear, "with BatchNorm": nn.Sequential(linear, norm)}
+with torch.no_grad():
+    for name, layer in first_layers.items():
+        clear_h, pale_h = layer(x_real.flatten(1)), layer(pale.flatten(1))
+        gap = (clear_h - pale_h).std() / clear_h.std()
+        print(f"{name:18} difference between clear and pale: {gap:.3f} of the signal")
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(6.5, 1.9))
+plot.grid(x_real[:8], columns=4, ax=axes[0], title="clear")
+plot.grid(pale[:8], columns=4, ax=axes[1], title="pale: 0.3 · clear")
+plot.show(fig, alt="The same eight digits twice: once black and white, once pale on grey.")
+
+# %% [markdown]
+# **What the numbers say.** The plain layer sees the difference. BatchNorm removes it: it divides
+# out exactly the scale that was wrong. So a $D$ that starts with BatchNorm is blind to a fault of
+# the whole batch.
+#
+# **What they don't say:** that BatchNorm in $D$ is always bad. Deeper down it can help, and
+# [chapter 05](05_dcgan.ipynb) uses it there, but never behind the first layer.
+#
+# Now dropout. In training, each hidden unit is zero with probability 0.3, drawn anew each time.
+# **Predict:** ask $D$ a thousand times about *one* picture. How many answers do you get?
+
+# %%
+D = make_discriminator(shape, WIDTH, DROPOUT).to(device)
+with torch.no_grad():
+    answers = D(x_real[:1].expand(1_000, *shape)).cpu()  # a new mask for each row
+    D.eval()
+    settled = D(x_real[:1]).item()  # eval: all units on
+    D.train()
+fig, ax = plt.subplots(figsize=(5.5, 2.6))
+ax.hist(answers.numpy(), 40, color=plot.THIRD, alpha=0.6, label="training mode")
+ax.axvline(settled, color="black", label="eval mode")
+ax.set(xlabel="logit for one and the same picture", ylabel="answers")
+ax.legend()
+plot.show(fig, alt="A bell of a thousand different logits around the single logit of eval mode.")
+
+# %% [markdown]
+# **What the figure says.** One picture, a whole bell of verdicts, centred near the one of eval
+# mode. Such a $D$ finds it harder to learn single training pictures by heart. Its verdict is
+# blurred, and a blurred judge leaves $G$ a slope to climb.
+#
+# Last, **why logits?** The losses need $\log D$ and $\log(1-D)$. On paper, sigmoid then log. In
+# 32-bit numbers that breaks:
+
+# %%
+logits = torch.tensor([-200.0, -20.0, 0.0, 20.0])
+D_of_x = torch.sigmoid(logits)
+print("logit    −log D: sigmoid, log   softplus    −log(1−D): sigmoid, log   softplus")
+for i, a in enumerate(logits):
+    wrong = -torch.log(D_of_x[i]), -torch.log(1 - D_of_x[i])
+    right = F.softplus(-a), F.softplus(a)
+    print(f"{a:5.0f} {wrong[0]:22.3g} {right[0]:10.3g} {wrong[1]:25.3g} {right[1]:10.3g}")
+
+# %% [markdown]
+# An infinite loss has no usable gradient, and it comes just where $D$ is sure: the place where $G$
+# needs help most. With $\operatorname{softplus}(t) = \log(1 + e^{t})$,
+#
+# $$-\log D = \operatorname{softplus}(-a), \qquad -\log(1 - D) = \operatorname{softplus}(a),$$
+#
+# exact for every $a$. So the network returns $a$, and the loss does the rest.
+#
+# You have now built both networks by hand. The package holds the same two; from the next chapter
+# on we import such things. The cell proves that nothing is hidden: same seed, same outputs.
+
+# %%
+torch.manual_seed(SEED)
+mine = make_generator(shape, Z_DIM, WIDTH), make_discriminator(shape, WIDTH, DROPOUT)
+torch.manual_seed(SEED)
+package = nets.DenseGenerator(shape, Z_DIM, WIDTH), nets.DenseDiscriminator(shape, WIDTH, DROPOUT)
+z = torch.randn(BATCH, Z_DIM)
+torch.testing.assert_close(mine[0](z), package[0](z))
+
+# %%
+# checkpoint: the discriminators agree too, once both draw the same dropout masks
+torch.manual_seed(0)
+my_logits = mine[1](x_real.cpu())
+torch.manual_seed(0)
+torch.testing.assert_close(my_logits, package[1](x_real.cpu()))
+assert my_logits.shape == (BATCH,)
+assert torch.isfinite(F.softplus(logits)).all() and torch.isinf(-torch.log(D_of_x[0]))
+
+# %% [markdown]
+# ## 4.4 Two losses from one logit
+#
+# **Question.** What number tells $D$ how well it judges, and what number tells $G$ how well it
+# fools $D$? Chapter 02 derived both. $D$ maximises the value function, so its loss is the negative:
+#
+# $$L_D = -\mathbb E_{x \sim p}[\log D(x)] - \mathbb E_{z}[\log(1 - D(G(z)))].$$
+#
+# That is binary cross-entropy (BCE) with target 1 for real and 0 for generated. The generator's
+# non-saturating loss asks $D$ for the opposite answer:
+#
+# $$L_G = -\mathbb E_{z}[\log D(G(z))].$$
+#
+# **Predict:** what are both if $D$ answers ½ to everything?
+
+# %%
+def d_loss_of(real_logits, fake_logits):  # (B,), (B,) → nats, mean over the batch
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def g_loss_of(fake_logits):
+    return F.softplus(-fake_logits).mean()
+
+
+undecided = torch.zeros(BATCH)
+print(f"D: {d_loss_of(undecided, undecided):.4f} nats, 2·log 2 = {2 * math.log(2):.4f}")
+print(f"G: {g_loss_of(undecided):.4f} nats,   log 2 = {math.log(2):.4f}")
+
+# %%
+a = torch.linspace(-5, 5, 101)
+fig, ax = plt.subplots()
+ax.plot(a, F.softplus(-a), color=plot.REAL, label="D on a real picture: −log D")
+ax.plot(a, F.softplus(a), color=plot.FAKE, label="D on a generated one: −log(1 − D)")
+ax.plot(a, F.softplus(-a), "k:", label="G on its own picture: −log D")
+ax.axhline(math.log(2), color="0.7", linewidth=1)
+ax.set(xlabel="logit a of the picture", ylabel="loss [nats]")
+ax.legend()
+plot.show(fig, alt="Two mirrored softplus curves that cross at logit 0 and height log 2.")
+
+# %% [markdown]
+# **What the figure says.** The two curves are mirror images and cross at $\log 2$. For its own
+# picture $G$ wants exactly what $D$ wants for a real one. Each curve is almost a straight line on
+# its wrong side: whoever is badly wrong gets a firm, steady push, never a violent one.
+#
+# **What it does not say:** that one of the two can win by going down its curve. The other one moves
+# the same logits back.
+
+# %%
+# checkpoint: the same as PyTorch's BCE with logits, and as the package
+a, b, one, zero = torch.randn(9), torch.randn(9), torch.ones(9), torch.zeros(9)
+bce = F.binary_cross_entropy_with_logits
+torch.testing.assert_close(d_loss_of(a, b), bce(a, one) + bce(b, zero))
+torch.testing.assert_close(g_loss_of(b), bce(b, one))
+torch.testing.assert_close(losses.discriminator_loss(a, b), d_loss_of(a, b))
+torch.testing.assert_close(losses.generator_loss(b), g_loss_of(b))
+
+# %% [markdown]
+# ## 4.5 What `detach` does
+#
+# **Question.** $L_D$ contains $D(G(z))$, and so the weights of *both* networks. `backward()` does
+# not know whose turn it is: it fills `.grad` of every weight it can reach. `x.detach()` is the same
+# picture, cut off from the computation that made it.
+#
+# **Predict** for three losses which network's weights receive a gradient: $L_D$ with `detach`,
+# $L_D$ without, $L_G$.
+
+# %%
+G = make_generator(shape, Z_DIM, WIDTH).to(device)
+D = make_discriminator(shape, WIDTH, DROPOUT).to(device)
+
+
+def landed(loss):
+    """Size (norm) of the gradient that this loss leaves in G and in D."""
+    G.zero_grad()
+    D.zero_grad()
+    loss.backward()
+    grads = [[p.grad for p in net.parameters() if p.grad is not None] for net in (G, D)]
+    return [math.sqrt(sum(g.square().sum().item() for g in found)) for found in grads]
+
+
+for name, loss in {
+    "L_D, detached": d_loss_of(D(x_real), D(G(noise).detach())),
+    "L_D, not detached": d_loss_of(D(x_real), D(G(noise))),
+    "L_G": g_loss_of(D(G(noise))),
+}.items():
+    in_G, in_D = landed(loss)
+    print(f"{name:18} gradient in G: {in_G:.4f}   in D: {in_D:.4f}")
+
+# %% [markdown]
+# **What the numbers say.** Without `detach`, the discriminator's loss leaves a gradient in $G$. It
+# points the wrong way: it makes $G$'s pictures *easier* to catch. And look at the last row: $L_G$
+# always leaves a gradient in $D$. That can't be detached, since $G$ learns through $D$. So
+# `d_opt.zero_grad()` must come right before $D$'s own `backward()`.
+#
+# **What they don't say:** whether harm is done. A gradient acts only when an optimizer
+# steps on it.
+#
+# The loudest way to forget `detach` is harmless. Reuse $\tilde x$ for both steps, and PyTorch
+# stops:
+
+# %%
+x_fake = G(noise)
+d_loss_of(D(x_real), D(x_fake)).backward()  # runs through G, and frees G's graph behind itself
+try:
+    g_loss_of(D(x_fake)).backward()
+except RuntimeError as error:
+    print("RuntimeError:", str(error).split(" (")[0])
+
+# %% [markdown]
+# People silence this with `retain_graph=True`, or by running $G$ twice. Then it depends on where
+# $G$'s gradients are zeroed:
+#
+# 1. **Right before $L_G$'s backward:** the leak is wiped out. Same training, wasted time.
+# 2. **Only at the top of the step:** $G$ steps on the gradient of $L_D + L_G$.
+#
+# In the second case each generated picture with logit $\tilde a$ pushes with
+#
+# $$\frac{d}{d\tilde a}\big[\operatorname{softplus}(\tilde a) + \operatorname{softplus}(-\tilde
+# a)\big] = D - (1 - D) = 2D - 1.$$
+#
+# **Predict:** at which $D$ does this push vanish?
+
+# %%
+p_real = torch.linspace(0, 1, 101)
+fig, ax = plt.subplots()
+ax.plot(p_real, p_real - 1, color=plot.FAKE, label="L_G alone: D − 1")
+ax.plot(p_real, p_real, color=plot.THIRD, label="leak from L_D: D")
+ax.plot(p_real, 2 * p_real - 1, "k--", label="sum: 2D − 1")
+ax.axhline(0, color="0.7", linewidth=1)
+ax.set(xlabel="D(G(z))", ylabel="gradient on the logit [nats]")
+ax.legend()
+plot.show(fig, alt="L_G alone rises from -1 to 0, the leak from 0 to 1; their sum is 0 at ½.")
+
+# %% [markdown]
+# **What the figure says.** $L_G$ alone always pushes the logit up (its gradient is negative). The
+# sum stops pushing at ½ and then pushes *back*: a picture that fools $D$ is punished for it. Where
+# $D$ is sure ($D \approx 0$) the leak is small, and so the bug hardly shows.
+#
+# **What it does not say:** how the pictures suffer. Section 4.10 trains with it and looks.
+#
+# The checkpoint proves case 1: equal weights, more work.
+
+# %%
+def few_steps(detach):
+    torch.manual_seed(SEED)
+    G = make_generator(shape, Z_DIM, WIDTH).to(device)
+    D = make_discriminator(shape, WIDTH, DROPOUT).to(device)
+    g_opt, d_opt = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (G, D))
+    start = time.perf_counter()
+    for step in range(20):
+        x_fake = G(noise)
+        fake_logits = D(x_fake.detach() if detach else x_fake)
+        d_opt.zero_grad()
+        d_loss_of(D(images.batch(step, 64)), fake_logits).backward(retain_graph=True)
+        d_opt.step()
+        g_opt.zero_grad()  # right before G's backward: wipes out whatever leaked
+        g_loss_of(D(x_fake)).backward()
+        g_opt.step()
+    seconds = time.perf_counter() - start
+    return nn.utils.parameters_to_vector(G.parameters()).detach(), seconds
+
+
+# %%
+# checkpoint: autograd agrees with 2D − 1; zeroed in the right place, a leak costs only time
+a = torch.randn(7, requires_grad=True)
+(F.softplus(a) + F.softplus(-a)).sum().backward()
+torch.testing.assert_close(a.grad, 2 * torch.sigmoid(a.detach()) - 1)
+few_steps(True)  # warm up, so that the two times compare
+(weights, seconds), (leaky_weights, leaky_seconds) = few_steps(True), few_steps(False)
+torch.testing.assert_close(weights, leaky_weights)
+print(f"20 steps: {1e3 * seconds:.0f} ms with detach, {1e3 * leaky_seconds:.0f} ms without")
+
+# %% [markdown]
+# ## 4.6 The whole loop
+#
+# **Question.** How do two networks that work against each other learn with one loop? They take
+# turns on every batch: one step down $L_D$ for $D$'s weights, one step down $L_G$ for $G$'s.
+#
+# `Run` wraps around the loop and does the bookkeeping: a progress bar, the history of what we log,
+# pictures of the fixed noise, checkpoints. It decides nothing about the training. Without it, write
+# `for step in range(STEPS):` and leave out `run.log`.
+#
+# **Predict:** what appears first in the pictures: the place of the ink, the strokes, or whole
+# digits?
+
+# %%
+runtime.seed_everything(SEED)
+G = make_generator(shape, Z_DIM, WIDTH).to(device)
+D = make_discriminator(shape, WIDTH, DROPOUT).to(device)
+g_opt = torch.optim.Adam(G.parameters(), lr=LR, betas=BETAS)
+d_opt = torch.optim.Adam(D.parameters(), lr=LR, betas=BETAS)
+before = pictures(G, noise)
+
+run = Run(
+    runtime.run_folder("04_first_gan"),
+    settings={"data": DATA, "z": Z_DIM, "width": WIDTH, "dropout": DROPOUT, "lr": LR, "seed": SEED},
+    batch_size=BATCH,
+    sample=lambda: pictures(G, noise),
+    sample_every=SAMPLE_EVERY,
+    **{"generator": G, "discriminator": D, "g_opt": g_opt, "d_opt": d_opt},
+)
+
+# %%
+with run:
+    for step in run.steps(STEPS):
+        x_real = images.batch(step, BATCH)  # (B, C, H, W), real
+        x_fake = G(torch.randn(BATCH, Z_DIM, device=device))  # (B, C, H, W), generated
+
+        # D's turn: tell real from generated. detach: nothing of this is meant for G.
+        real_logits, fake_logits = D(x_real), D(x_fake.detach())
+        d_loss = d_loss_of(real_logits, fake_logits)
+        d_opt.zero_grad()
+        d_loss.backward()
+        d_opt.step()
+
+        # G's turn: be taken for real, by the D that has just learned.
+        g_loss = g_loss_of(D(x_fake))
+        g_opt.zero_grad()
+        g_loss.backward()
+        g_opt.step()
+
+        right = (real_logits > 0).float().mean() + (fake_logits < 0).float().mean()
+        run.log(d_loss=d_loss, g_loss=g_loss, d_accuracy=right / 2)
+
+# %% [markdown]
+# Everything in the loop you have met: two passes through $D$, because real and generated have
+# different targets; `detach`; each `zero_grad` right before its `backward`; each optimizer holding
+# one network's weights only.
+#
+# Run the cells again and they return at once: `Run` finds the finished training in its folder.
+# Stopped half-way, it continues. If you *change* the loop, give `Run` the argument `fresh=True`.
+# It compares the settings, and can't read your code.
+
+# %%
+saved = run.samples()  # step → path of the 8×8 grid of the same 64 noises
+wanted = [1, 2, 4, 8, 20, 40]
+strips = [plt.imread(saved[i * SAMPLE_EVERY])[: shape[1] + 2] for i in wanted]  # the top row
+fig, axes = plt.subplots(len(wanted) + 1, 1, figsize=(5.2, 5.4))
+plot.grid(before[:8], ax=axes[0])
+for ax, strip in zip(axes[1:], strips, strict=True):
+    ax.imshow(strip)
+    ax.set_axis_off()
+for ax, i in zip(axes, [0, *wanted], strict=True):
+    ax.set_title(f"step {i * SAMPLE_EVERY:,}", loc="left", fontsize=9, pad=2)
+plot.show(fig, alt="Seven rows of the same eight noises: grey at first, then blots, then digits.")
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 4.1))
+plot.grid(images_test.batch(0, 64), ax=axes[0], title="real")
+plot.grid(pictures(G, noise), ax=axes[1], title="generated")
+plot.show(fig, alt="64 real digits beside 64 generated ones: readable, some broken and speckled.")
+
+# %% [markdown]
+# **What the figures say.** First the ink gathers in the middle, then strokes appear, then
+# digits. The same noise may change its mind on the way, and turn from one digit into another. At
+# the end most are readable as digits. Between the strokes you see loose speckles: a dense network
+# treats every pixel by itself and doesn't know which pixels are neighbours. [Chapter
+# 05](05_dcgan.ipynb) mends that.
+#
+# **What they don't say:** whether all ten digits come equally often (chapter 06, coming), how good
+# "readable" is in numbers (chapter 07, coming), or whether these are copies (section 4.8).
+
+# %%
+# checkpoint: G learned something that a second, independent measure sees
+def distance_of_means(x):
+    """How far the average of these pictures lies from the average real one, per pixel."""
+    return (x.mean(0) - mean_picture).square().mean().sqrt().item()
+
+
+after = distance_of_means(pictures(G, noise))
+start = distance_of_means(before)
+print(f"average picture to real average: {start:.2f} before, {after:.2f} after training")
+assert all(math.isfinite(v) for v in run.history["g_loss"]) and len(run.history["step"]) == STEPS
+if runtime.profile() != "smoke":
+    assert after < start / 2
+
+# %% [markdown]
+# ## 4.7 Reading the losses
+#
+# **Question.** In every other training you have seen, a falling loss means that things go well.
+# Here two losses pull on each other. What should they do?
+#
+# From chapter 02: against the best possible $D$,
+#
+# $$L_D = 2\log 2 - 2\,\mathrm{JS}(p, q).$$
+#
+# So $L_D = 0$ needs $\mathrm{JS} = \log 2$: real and generated perfectly told apart, a generator
+# with no chance. And $L_D = 2\log 2$ needs $q = p$, or a $D$ that has given up.
+#
+# **Predict** the picture: does $L_G$ fall during training? Towards which line does $L_D$ go?
+
+# %%
+def smooth(values, length):
+    """Running mean; entry i is the mean of values i … i + length − 1."""
+    return F.avg_pool1d(torch.tensor(values)[None, None], length, stride=1)[0, 0]
+
+
+def draw_losses(ax, history, window):
+    for key, colour, level in (("d_loss", plot.THIRD, 2 * math.log(2)),
+                               ("g_loss", plot.FAKE, math.log(2))):
+        ax.plot(history["step"], history[key], color=colour, alpha=0.15, linewidth=0.6)
+        mean = smooth(history[key], window)
+        ax.plot(history["step"][window - 1 :], mean, color=colour, label=key)
+        ax.axhline(level, color=colour, linestyle=":", linewidth=1.2)
+    ax.set(xlabel="step", ylabel="loss [nats]")
+    ax.legend()
+
+
+# %%
+history, window = run.history, SAMPLE_EVERY
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+draw_losses(axes[0], history, window)
+axes[0].set_ylim(0, 3)
+axes[1].plot(history["step"][window - 1 :], smooth(history["d_accuracy"], window), color=plot.THIRD)
+axes[1].axhline(0.5, color="0.6", linestyle=":")
+axes[1].set(xlabel="step", ylabel="share D gets right", ylim=(0, 1))
+plot.show(fig, alt="After a short struggle both losses stay level, D's below 2·log 2 and G's above "
+          "log 2; D's accuracy stays between a half and one.")
+
+# %% [markdown]
+# **What the figure says.** After a short struggle both losses stay roughly level (dotted: $2\log 2$
+# for $D$, $\log 2$ for $G$, what an undecided $D$ would give). $L_D$ stays below its line: $D$ is
+# right more often than not. $L_G$ stays above its own. Neither goes to zero, and neither should:
+# each step that improves one network makes the other's task harder.
+#
+# **What it does not say:** that nothing happens on the level stretch. $L_G$ measures $G$ with a
+# ruler, $D$, which is itself being trained. Equal numbers at different times are readings of
+# different rulers.
+
+# %% [markdown]
+# The explorer lets you check that. Slide through time: the line marks the moment on the left, and
+# the same noise is shown on the right. **Predict** first: at which step do the losses stop moving?
+# At which step do the pictures?
+
+# %%
+moments = list(saved)
+thin = slice(None, None, max(1, STEPS // 300))
+curves = {k: smooth(history[k], window)[thin] for k in ("d_loss", "g_loss")}
+at_steps = torch.tensor(history["step"][window - 1 :])[thin]
+
+
+def look(moment):
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6))
+    left.plot(at_steps, curves["d_loss"], color=plot.THIRD, label="d_loss")
+    left.plot(at_steps, curves["g_loss"], color=plot.FAKE, label="g_loss")
+    left.axvline(moments[moment], color="0.3")
+    left.set(xlabel="step", ylabel="loss [nats], smoothed")
+    left.legend()
+    right.imshow(plt.imread(saved[moments[moment]]))
+    right.set_axis_off()
+    return fig
+
+
+widgets.explore(look, "Level loss curves, and beside them 64 digits of the marked step.",
+                moment=(0, len(moments) - 1, len(moments) - 1))
+
+# %% [markdown]
+# Now without eyes: let a cell search the first tenth of the training for the moment whose two
+# losses are most like those at the end.
+
+# %%
+smoothed = {k: smooth(history[k], window) for k in ("d_loss", "g_loss")}
+readings = {s: [smoothed[k][s - window].item() for k in smoothed] for s in moments}
+last = readings[STEPS]
+early = min((s for s in moments if s <= STEPS // 10), key=lambda s: math.dist(readings[s], last))
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 4.3))
+for ax, s in zip(axes, (early, STEPS), strict=True):
+    ax.imshow(plt.imread(saved[s]))
+    ax.set_axis_off()
+    ax.set_title(f"step {s:,}: L_D {readings[s][0]:.2f}, L_G {readings[s][1]:.2f}")
+plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots, then digits.")
+
+# %% [markdown]
+# **What the figure says.** Compare the two pairs of numbers with the two grids. The losses hardly
+# tell the moments apart; your eyes do at once. *Never* call a GAN finished because its curves are
+# flat, and never compare two GANs by their losses.
+#
+# What losses are good for: they show a *breakdown*. $L_D$ near zero, or both on their dotted lines
+# exactly, or a sudden jump. Section 4.10 shows each.
+#
+# One more honest use. For **any** $D$, $\ \mathrm{JS}(p, q) \ge \log 2 - L_D/2$. On pictures that
+# $D$ was not trained on, this is a lower bound for how far $q$ still is from $p$.
+
+# %%
+x_test = images_test.batch(0, min(2_000, len(images_test)))
+x_new = pictures(G, torch.randn(len(x_test), Z_DIM, device=device))
+D.eval()
+with torch.no_grad():
+    held_out = d_loss_of(D(x_test), D(x_new)).item()
+D.train()
+print(f"held-out L_D = {held_out:.3f} nats, so JS(p, q) ≥ {math.log(2) - held_out / 2:.3f} nats")
+print(f"(up to sampling error; the largest possible JS is log 2 = {math.log(2):.3f})")
+
+# %%
+# checkpoint: the bound on a case with a known answer, two overlapping boxes
+p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.0, 0.5, 0.5])  # three outcomes
+m = (p + q) / 2
+js = 0.5 * (torch.xlogy(p, p / m) + torch.xlogy(q, q / m)).sum()
+for a in torch.randn(200, 3) * 3:  # 200 arbitrary discriminators: one logit for each outcome
+    l_d = (p * F.softplus(-a) + q * F.softplus(a)).sum()
+    assert js >= math.log(2) - l_d / 2 - 1e-6
+best = torch.tensor([50.0, 0.0, -50.0])  # the logit of p/(p + q): +∞, 0, −∞
+l_best = (p * F.softplus(-best) + q * F.softplus(best)).sum()
+torch.testing.assert_close(l_best, 2 * math.log(2) - 2 * js)
+
+# %% [markdown]
+# ## 4.8 Is it copying?
+#
+# **Question.** $G$ never sees a real picture, only gradients through $D$. Could it still have
+# stored the training set? A first look: for each generated picture, find the nearest training
+# picture. Distance here is the root mean square (RMS) difference of pixels,
+#
+# $$d(x, y) = \sqrt{\tfrac{1}{N}\textstyle\sum_i (x_i - y_i)^2},\qquad N \text{ pixels}.$$
+#
+# A distance alone means nothing, so we need a yardstick: *held-out real* pictures, which nobody can
+# have copied.
+#
+# **Predict:** will generated pictures lie nearer to the training set than held-out ones, or
+# farther?
+
+# %%
+def nearest(x):
+    """RMS distance from each picture to its nearest training picture, and which one that is."""
+    best = torch.full((len(x),), math.inf, device=device), torch.zeros(len(x), dtype=torch.long)
+    distance, index = best[0], best[1].to(device)
+    for start in range(0, len(images), 10_000):  # in parts, to spare memory
+        part = images.images(torch.arange(start, min(start + 10_000, len(images))))
+        d, i = torch.cdist(x.flatten(1), part.flatten(1)).min(1)
+        index = torch.where(d < distance, i + start, index)
+        distance = torch.minimum(d, distance)
+    return distance / math.sqrt(pixels), index
+
+
+how_many = min(250, len(images_test))
+from_new, index_new = nearest(x_new[:how_many])
+from_test, _ = nearest(x_test[:how_many])
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(7.8, 2.6), width_ratios=[1.5, 1])
+pairs = torch.cat([x_new[:8], images.images(index_new[:8])])
+plot.grid(pairs, ax=axes[0], title="generated; below each, its nearest real one")
+bins = torch.linspace(0, max(from_new.max(), from_test.max()).item(), 31).numpy()
+axes[1].hist(from_test.cpu().numpy(), bins, color=plot.REAL, alpha=0.6, label="held-out real")
+axes[1].hist(from_new.cpu().numpy(), bins, color=plot.FAKE, alpha=0.6, label="generated")
+axes[1].set(xlabel="RMS distance to nearest training picture", ylabel="pictures")
+axes[1].legend()
+plot.show(fig, alt="Eight generated digits above their nearest real ones, similar but not equal; "
+          "histograms of the distances, both well away from zero.")
+
+# %%
+shifted = torch.roll(x_real, 1, dims=3)  # the same digits, one pixel to the right
+one_pixel = (shifted - x_real).square().flatten(1).mean(1).sqrt()
+print(f"median distance, held-out real → training:  {from_test.median():.3f}")
+print(f"median distance, generated → training:      {from_new.median():.3f}")
+print(f"median distance, a digit → itself, one pixel to the right: {one_pixel.median():.3f}")
+
+# %% [markdown]
+# **What the figure says.** The nearest real digits look related, and are not the same pictures. A
+# copy would sit at zero; nothing does. Generated pictures are not nearer to the training set than
+# held-out real ones are. There is no sign of copying.
+#
+# **What it does not say:** that there is *no* copying. See the third number: one pixel to the
+# right, and a digit is about as far from itself as from a stranger. Pixel distance is a poor eye.
+# It would miss a shifted copy, and it favours blur. Chapter 07 (coming) looks with better ones.
+
+# %%
+# checkpoint: the search finds a real copy, and agrees with the plain definition
+d, i = nearest(images.images([3, len(images) - 1]))
+assert d.max() < 2e-3 and torch.equal(images.images(i), images.images([3, len(images) - 1]))
+plain = (x_new[0] - images.images([index_new[0].item()])[0]).square().mean().sqrt()
+torch.testing.assert_close(from_new[0], plain, rtol=1e-2, atol=1e-3)
+
+# %% [markdown]
+# ## 4.9 Why not simply compare with real pictures?
+#
+# **Question.** A whole second network, only to get a loss? Many tutorials spare themselves $D$:
+# they draw noise, draw a random real picture $x$, and minimise the mean squared error
+#
+# $$L_\text{MSE} = \mathbb E_{z, x}\,\lVert G(z) - x \rVert^2 .$$
+#
+# It runs, and the loss falls nicely. **Predict** the pictures. A hint: $z$ and $x$ are drawn
+# *independently*. Fix one $z$, write $g = G(z)$, and split $x = \mathbb E[x] + (x - \mathbb E[x])$.
+# The cross term averages to zero, and
+#
+# $$\mathbb E_x\lVert g - x\rVert^2
+# = \lVert g - \mathbb E[x]\rVert^2 + \mathbb E_x\lVert x - \mathbb E[x]\rVert^2 .$$
+
+# %% [markdown]
+# The second term has no $g$ in it: a floor that nothing can get below. The first is zero at $g =
+# \mathbb E[x]$, the average picture, **for every $z$**. The best generator by this loss ignores its
+# input.
+
+# %%
+runtime.seed_everything(SEED)
+G_mse = make_generator(shape, Z_DIM, WIDTH).to(device)
+optimizer = torch.optim.Adam(G_mse.parameters(), lr=LR, betas=BETAS)
+mse_history = {"step": [], "mse": []}
+for step in range(SHORT_STEPS):
+    x_fake = G_mse(torch.randn(BATCH, Z_DIM, device=device))
+    mse = (x_fake - images.batch(step, BATCH)).square().sum(dim=(1, 2, 3)).mean()
+    optimizer.zero_grad()
+    mse.backward()
+    optimizer.step()
+    mse_history["step"].append(step + 1)
+    mse_history["mse"].append(mse.item())
+
+# %%
+everything = images.images(torch.arange(min(10_000, len(images))))
+floor = (everything - mean_picture).square().sum(dim=(1, 2, 3)).mean().item()
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 3), width_ratios=[1, 1.2])
+axes[0].plot(mse_history["step"], mse_history["mse"], color=plot.FAKE, label="training loss")
+axes[0].axhline(floor, color="black", linestyle=":", label="the floor")
+axes[0].set(xlabel="step", ylabel="squared error per picture", ylim=(0, None))
+axes[0].legend()
+rows = torch.cat([mean_picture[None].expand(6, *shape), pictures(G_mse, noise[:6])])
+rows = torch.cat([rows, pictures(G, noise[:6])])
+plot.grid(rows, columns=6, ax=axes[1], title="average · six z by MSE · by GAN")
+plot.show(fig, alt="The squared error falls to its floor. Six pictures of the MSE generator look "
+          "like the blurred average above them; the GAN's six below are different digits.")
+
+# %%
+def report(name, x):
+    to_mean = (x.mean(0) - mean_picture).square().mean().sqrt()
+    error = (x - images.batch(10**6, len(x))).square().sum(dim=(1, 2, 3)).mean() / floor
+    print(f"{name:18} {to_mean:21.3f} {x.std(0).mean():16.3f} {error:24.2f}")
+
+
+z = torch.randn(1_000, Z_DIM, device=device)
+made_by_mse, made_by_gan = pictures(G_mse, z), pictures(G, z)
+print("                   average to real average   spread over z   squared error / floor")
+report("MSE generator", made_by_mse)
+report("GAN generator", made_by_gan)
+report("real pictures", images.batch(0, 1_000))
+
+# %% [markdown]
+# **What the numbers say.** The MSE generator's pictures are the average picture, and their spread
+# over $z$ is close to nothing: the derivation, measured. Now the last column. By squared error
+# against random partners, the blur scores best. The GAN is worse. *Real pictures* score twice the
+# floor: worse than the blur! A loss by which real data lose can't teach anybody to make real data.
+#
+# **What they don't say:** that squared error is always wrong. The sin is the random partner. When
+# each $z$ *belongs* to one $x$, it makes sense: [chapter 08](08_vae.ipynb) gets $z$ from $x$. And
+# $D$ needs no partner: it judges a picture as such.
+
+# %%
+# checkpoint: the split into distance and floor holds for any fixed picture g
+part, centre = everything[:1_000].double(), everything[:1_000].double().mean(0)
+g = pictures(G, noise[:1])[0].double()
+total = (part - g).square().sum(dim=(1, 2, 3)).mean()
+split = (g - centre).square().sum() + (part - centre).square().sum(dim=(1, 2, 3)).mean()
+torch.testing.assert_close(total, split)
+if runtime.profile() != "smoke":
+    assert made_by_mse.std(0).mean() < 0.3 * made_by_gan.std(0).mean()
+
+# %% [markdown]
+# ## 4.10 Break it
+#
+# Four mistakes that raise no error, each run for real beside the correct loop: same seed, smaller
+# nets, fewer steps. The function is the loop of 4.6 with switches. (For fairness all of them zero
+# at the top and run $G$ twice.)
+
+# %%
+def short_run(d_objective=d_loss_of, g_objective=g_loss_of, detach=True, one_optimizer=False):
+    runtime.seed_everything(SEED)
+    G = make_generator(shape, Z_DIM, WIDTH // 2).to(device)
+    D = make_discriminator(shape, WIDTH // 2, DROPOUT).to(device)
+    g_opt, d_opt = (torch.optim.Adam(net.parameters(), lr=LR, betas=BETAS) for net in (G, D))
+    if one_optimizer:  # one Adam that holds both networks' weights
+        g_opt = d_opt = torch.optim.Adam([*G.parameters(), *D.parameters()], lr=LR, betas=BETAS)
+    history = {"step": [], "d_loss": [], "g_loss": []}
+    for step in range(SHORT_STEPS):
+        x_real, z = images.batch(step, BATCH), torch.randn(BATCH, Z_DIM, device=device)
+        g_opt.zero_grad()
+        d_opt.zero_grad()
+        x_fake = G(z)
+        d_loss = d_objective(D(x_real), D(x_fake.detach() if detach else x_fake))
+        d_loss.backward()
+        d_opt.step()
+        if one_optimizer:
+            g_opt.zero_grad()
+        g_loss = g_objective(D(G(z)))
+        g_loss.backward()
+        g_opt.step()
+        history["step"].append(step + 1)
+        history["d_loss"].append(d_loss.item())
+        history["g_loss"].append(g_loss.item())
+    return history, pictures(G, noise[:16])
+
+
+# %% [markdown]
+# 1. **No `detach`, zeroed at the top.** $G$ steps on $L_D + L_G$ (section 4.5).
+# 2. **No `detach`, one optimizer for all weights.** Each turn moves both networks: $G$ helps $D$,
+#    then $D$ helps $G$.
+# 3. **The wrong loss for $D$,** $-\log D(x) - \log D(G(z))$. It looks symmetric and rewards $D$ for
+#    calling *everything* real.
+# 4. **Sigmoid twice.** $D$'s probability goes into a loss that expects a logit.
+#
+# **Predict** for each: where do the losses settle, and what do the pictures show? One of the four
+# is nearly invisible. Which?
+
+# %%
+def wrong_d_loss(real_logits, fake_logits):
+    return F.softplus(-real_logits).mean() + F.softplus(-fake_logits).mean()
+
+
+def sigmoid_twice_d(real_logits, fake_logits):
+    return d_loss_of(torch.sigmoid(real_logits), torch.sigmoid(fake_logits))
+
+
+def sigmoid_twice_g(fake_logits):
+    return g_loss_of(torch.sigmoid(fake_logits))
+
+
+trials = {
+    "correct": short_run(),
+    "1 no detach": short_run(detach=False),
+    "2 no detach, one optimizer": short_run(detach=False, one_optimizer=True),
+    "3 wrong loss for D": short_run(wrong_d_loss),
+    "4 sigmoid twice": short_run(sigmoid_twice_d, sigmoid_twice_g),
+}
+
+# %%
+fig, axes = plt.subplots(len(trials), 2, figsize=(7.4, 8.4), width_ratios=[1, 1.7], sharex="col")
+for (ax, right), (name, (found, x)) in zip(axes, trials.items(), strict=True):
+    draw_losses(ax, found, max(1, SHORT_STEPS // 20))
+    ax.set(ylim=(-0.1, 3), xlabel="", ylabel="")
+    ax.set_title(name, loc="left", fontsize=10)
+    ax.get_legend().remove()
+    plot.grid(x, ax=right)
+axes[0, 0].legend(ncols=2, fontsize=8)
+axes[-1, 0].set(xlabel="step", ylabel="loss [nats]")
+plot.show(fig, alt="Five rows of losses and samples. Correct and no detach: digits. One optimizer: "
+          "noise under calm losses. Wrong D loss: both at zero, noise. Sigmoid twice: no digits.")
+
+# %%
+tail = max(1, SHORT_STEPS // 10)
+print(f"mean of the last {tail} steps    L_D     L_G   [nats]")
+for name, (found, _) in trials.items():
+    l_d, l_g = (sum(found[key][-tail:]) / tail for key in ("d_loss", "g_loss"))
+    print(f"{name:27} {l_d:7.3f} {l_g:7.3f}")
+print(f"{'an undecided D':27} {2 * math.log(2):7.3f} {math.log(2):7.3f}")
+
+# %% [markdown]
+# **What the figure says.**
+#
+# - *No detach* makes digits too. The bug weakens $G$'s push; it does not reverse it. That is how it
+#   survives in published code.
+# - *One optimizer*: calm losses, and noise. $L_G$ rests near $\log 2$, as the sum $2D-1$ foretold:
+#   $G$ stops pushing at $D = ½$, and $D$ keeps telling it apart with ease on its own turn.
+# - *Wrong loss*: **both losses go to zero**, the dream of every student, and the pictures are
+#   noise. $D$ says "real" to all, so $G$ has nothing left to learn.
+
+# %% [markdown]
+# - *Sigmoid twice*: the "logit" is now between 0 and 1, so $L_D$ can't fall below the number that
+#   the next cell prints, however good $D$ is. Worse, each gradient is multiplied by $D(1-D)$, and a
+#   sure $D$ learns nothing any more. Compare its losses with "an undecided D" in the table: losses
+#   on the dotted lines can mean a perfect game, or a dead one.
+#
+# **What it does not say:** that these runs would end the same way with other seeds, nets or
+# steps. Change `SEED` and see which symptoms stay.
+
+# %%
+# checkpoint: three gradients by hand show why 3 and 4 fail
+a = torch.tensor([-2.0, 0.0, 2.0], requires_grad=True)  # logits of generated pictures
+D_a = torch.sigmoid(a.detach())
+gradient = torch.autograd.grad
+(correct,) = gradient(F.softplus(a).sum(), a)
+torch.testing.assert_close(correct, D_a)  # > 0: D's step lowers them
+(wrong,) = gradient(F.softplus(-a).sum(), a)
+torch.testing.assert_close(wrong, D_a - 1)  # < 0: D's step raises them, the same way as G's
+(twice,) = gradient(F.softplus(torch.sigmoid(a)).sum(), a)
+torch.testing.assert_close(twice, torch.sigmoid(D_a) * D_a * (1 - D_a))
+lowest = F.softplus(torch.tensor(-1.0)) + F.softplus(torch.tensor(0.0))
+print(f"sigmoid twice: L_D ≥ {lowest:.3f} nats, for the best D there is")
+assert min(trials["4 sigmoid twice"][0]["d_loss"]) >= lowest - 1e-4
+
+# %% [markdown]
+# ## Exercises
+#
+# Three graded exercises come with a later release, in `exercises/04_first_gan.ipynb`:
+#
+# 1. **Both losses from one `softplus`.** Write `discriminator_loss` and `generator_loss`, exact for
+#    logits of ±200.
+# 2. **One step of the loop.** Write `gan_step(G, D, g_opt, d_opt, x_real, z)`. The check looks at
+#    where gradients land, and in which order weights move.
+# 3. **The best constant picture.** Given pictures and a loss (squared or absolute error), return
+#    the one that a generator without a discriminator would learn.
+#
+# To try at once: one-sided label smoothing. Replace the target 1 of real pictures by 0.9 and derive
+# the new $D^*$ before you run it.
+
+# %% [markdown]
+# ## Recap
+#
+# - A GAN is two networks and a loop of two turns: $D$ down $L_D$ on `x_fake.detach()`, then $G$
+#   down $L_G$ through the new $D$, each with its own optimizer.
+# - Tanh and data in $[-1, 1]$ share a range; BatchNorm keeps $G$ sensitive to $z$, and would blind
+#   $D$; dropout blurs $D$; logits keep every loss finite.
+# - Losses don't go to zero, and flat losses say nothing about pictures. Look at fixed noise through
+#   time, and at held-out data.
+# - Squared error against random real pictures has one optimum, the average picture, whatever $z$.
+# - The worst mistakes run silently: losses at zero, or exactly at $2\log 2$ and $\log 2$, are
+#   symptoms to look into.
+
+# %% [markdown]
+# ## References
+#
+# - Goodfellow et al. 2014, *Generative Adversarial Nets*, arXiv:1406.2661: the game and the
+#   non-saturating loss. *We differ:* their networks were dense too, with maxout units and momentum;
+#   we use LeakyReLU, BatchNorm and Adam.
+# - Ioffe & Szegedy 2015, *Batch Normalization*, arXiv:1502.03167: the formula of 4.2. *We differ:*
+#   we use it in $G$ alone.
+# - Srivastava et al. 2014, *Dropout*, JMLR 15: random masks. *We differ:* a smaller rate, only in
+#   $D$.
+# - Radford et al. 2016, *DCGAN*, arXiv:1511.06434: tanh, LeakyReLU 0.2, Adam with $\beta_1 = 0.5$.
+#   *We differ:* no convolutions yet, and a larger learning rate.
+# - Kingma & Ba 2015, *Adam*, arXiv:1412.6980.
