@@ -64,6 +64,7 @@ def _live(picture, first, start, sliders):
 
     for control in controls.values():
         control.observe(redraw, names="value")
-    box = ipywidgets.VBox([*controls.values(), image])
+    left = {"align_items": "flex-start"}  # a picture of its own size, not stretched to the page
+    box = ipywidgets.VBox([*controls.values(), image], layout=left)
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     return {"application/vnd.jupyter.widget-view+json": view}

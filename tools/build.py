@@ -4,6 +4,7 @@
     python tools/build.py changed          # the same for every chapter whose code changed
     python tools/build.py sync             # prose edits: text → notebook, outputs kept, nothing run
     python tools/build.py check            # what is not as it should be, in sentences
+    python tools/build.py check 05_dcgan   # the same for one chapter, built or not
 
 The text is the source: nothing ever flows from a notebook back into it, but for the stamp, the
 Colab link and the install cell, which this script writes.
@@ -258,9 +259,10 @@ def changed():
     return found
 
 
-def problems():
-    found = [sentence for stem in rules.stems() for sentence in rules.chapter(stem)]
-    return found + rules.orphans() + rules.readme()
+def problems(stems=()):
+    """Sentences about these chapters, or about all of them and the README."""
+    found = [sentence for stem in stems or rules.stems() for sentence in rules.chapter(stem)]
+    return found if stems else found + rules.orphans() + rules.readme()
 
 
 def _stem(name):
@@ -281,25 +283,26 @@ def main():
     for command in (one, more):
         command.add_argument("--profile", choices=("cpu", "gpu", "smoke"), default="cpu")
     commands.add_parser("sync", help="take over prose edits; nothing is run")
-    commands.add_parser("check", help="say what is not as it should be")
+    check = commands.add_parser("check", help="say what is not as it should be")
+    check.add_argument("chapter", nargs="*")
     arguments = parser.parse_args()
     try:
         if arguments.command in ("one", "changed"):
             named = arguments.command == "one"
             for stem in [_stem(c) for c in arguments.chapter] if named else changed():
                 build(stem, arguments.profile)
+                print("\n".join(rules.chapter(stem)))
         if arguments.command in ("sync", "changed"):
             for stem in rules.stems():
                 if notebook := rules.read_notebook(stem):
                     save(stem, notebook)
             save_readme()
+        if arguments.command == "check":
+            if found := problems([_stem(c) for c in arguments.chapter]):
+                raise BuildError("\n".join(found))
+            print("Texts, notebooks, stamps and the README agree, and every rule is kept.")
     except BuildError as error:
         sys.exit(str(error))
-    if arguments.command == "check":
-        found = problems()
-        if found:
-            sys.exit("\n".join(found))
-        print("Texts, notebooks, stamps and the README agree, and every rule is kept.")
 
 
 if __name__ == "__main__":
