@@ -54,7 +54,7 @@ channels, size, _ = images.shape
 D = math.prod(images.shape)  # numbers in one picture
 z_dim = 24  # more than the pictures need: 8.7 counts how many get used
 lr, batch_size = 1e-3, 64  # Adam's usual rate; small batches, since steps are what counts on a CPU
-steps = runtime.budget(smoke=30, cpu=5_000, gpu=30_000)  # the VAE trained to the end
+steps = runtime.budget(smoke=30, cpu=6_000, gpu=30_000)  # the VAE trained to the end
 map_steps = runtime.budget(smoke=20, cpu=1_500, gpu=5_000)  # nets with only two latent numbers
 short = runtime.budget(smoke=20, cpu=500, gpu=2_000)  # experiments, all with this equal budget
 narrow = 16  # their width: a quarter of the work
@@ -622,7 +622,7 @@ print(f"`F.mse_loss(mean, x) + kl` believes in pixel noise of σ = {math.sqrt(D 
 
 # %%
 # checkpoint: β as derived; and σ²·∇(NLL_σ + KL) = ∇(NLL_1 + σ²·KL), in both nets' outputs
-torch.testing.assert_close(list(betas.values()), [1.0, D, D / z_dim, 1 / z_dim], rtol=1e-4, atol=0)
+torch.testing.assert_close(list(betas.values()), [1.0, float(D), D / z_dim, 1 / z_dim], rtol=1e-4, atol=0)
 mean = torch.rand(8, D, requires_grad=True)
 for sigma in (0.1, 0.5, 3.0):
     with_sigma = losses.negative_elbo(losses.gaussian_nll(mean, x01, sigma), mu, logvar)
@@ -907,3 +907,447 @@ tighter = draws.logsumexp(dim=0) - math.log(64)
 print(f"100 pictures: −ELBO {-draws.mean():.1f}, with 64 importance weights {-tighter.mean():.1f}")
 assert tighter.mean() > draws.mean()
 assert abs(draws.mean() + bound[:100].mean()) < 5  # the closed-form KL agrees with the sampled one
+
+# %% [markdown]
+# ## 8.8 Why the samples are blurry
+#
+# **Question.** Is the network too small, or is softness what we asked for?
+#
+# `vae.sample` shows $\text{sigmoid}(\ell)$, the **mean** of p(x|z). The model never said that x looks
+# like its mean: it said that x is *drawn* from p(x|z), one Bernoulli pixel at a time.
+#
+# **Predict:** what does a real draw look like?
+
+# %%
+with torch.no_grad():
+    mean = torch.sigmoid(vae.decode(torch.randn(10, z_dim, device=device)))
+drawn = torch.bernoulli(mean)
+fig, axes = plt.subplots(2, 1, figsize=(6, 2.9))
+plot.grid(2 * mean - 1, columns=10, ax=axes[0], title="mean of p(x|z): what everybody shows")
+plot.grid(2 * drawn - 1, columns=10, ax=axes[1], title="one draw from p(x|z): what the model says")
+plot.show(
+    fig,
+    alt="Ten soft grey pictures; below, the same ten as black-and-white speckle.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# Speckle: given z, pixels are independent, so a draw can't make a sharp stripe that runs along the
+# cloth. That is one half of the answer.
+#
+# The other half: whatever z doesn't say, the decoder must average. If half of the pictures that share
+# a z have a white pixel where the others have a black one, the expected cross-entropy
+# $-\frac{1}{2}\log\pi - \frac{1}{2}\log(1-\pi)$ is smallest at π = ½. Not a sharp guess: grey. A
+# Gaussian likelihood gives the same average. A GAN's discriminator, by contrast, punishes grey.
+#
+# How wrong is "independent given z"? Subtract the mean from real pictures, and correlate what is left
+# in neighbouring pixels.
+
+# %%
+def neighbour_correlation(residual):
+    """Correlation of horizontally neighbouring pixels of (N, C, H, W)."""
+    pair = torch.stack([residual[..., :-1].flatten(), residual[..., 1:].flatten()])
+    return torch.corrcoef(pair)[0, 1].item()
+
+
+x = held_out.images(torch.arange(200))
+with torch.no_grad():
+    mean = torch.sigmoid(vae(x)[0])
+real = neighbour_correlation((x + 1) / 2 - mean)
+model = neighbour_correlation(torch.bernoulli(mean) - mean)
+print(f"left over in neighbouring pixels, correlation: real pictures {real:.2f}, model {model:.2f}")
+
+# %%
+# checkpoint: many draws average to the mean picture; in a draw, neighbours are uncorrelated
+average_draw = torch.stack([torch.bernoulli(mean[:2]) for _ in range(1_000)]).mean(dim=0)
+assert (average_draw - mean[:2]).abs().max() < 6 * 0.5 / math.sqrt(1_000)
+assert abs(model) < 0.05 < real
+
+# %% [markdown]
+# ## 8.9 A map of a two-dimensional latent space
+#
+# **Question.** Does the KL repair the map of 8.1? Train a VAE with two latent dimensions, now with the
+# package's `train_vae`, and draw the same picture.
+#
+# To see the whole plane at once, walk along it in steps of equal probability: take u evenly in (0, 1)
+# and $z = \Phi^{-1}(u)$, where Φ is the cumulative distribution function of N(0, 1). Each tile then
+# stands for the same share of the samples.
+#
+# **Predict:** where will neighbouring classes touch?
+
+# %%
+torch.manual_seed(0)
+flat = nets.VAE(size, channels, z_dim=2, width=narrow)
+train.train_vae(images, flat, steps=map_steps, batch_size=batch_size, lr=lr, progress=False)
+codes = collect(lambda x: flat.encode(x)[0], held_out)
+
+tiles = 12
+u = (torch.arange(tiles) + 0.5) / tiles
+line = torch.special.ndtri(u)  # Φ⁻¹
+lattice = torch.cartesian_prod(line.flip(0), line).flip(1)  # rows from the top: z₂ falls, z₁ grows
+
+# %%
+with plt.rc_context({"axes.prop_cycle": plt.cycler(color=plt.cm.tab10.colors)}):
+    fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.9))
+    scatter(axes[0], codes, labels, held_out.classes)
+axes[0].set_aspect("equal")
+axes[0].legend(fontsize=6, markerscale=4, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+plot.grid(pictures_of(flat.decode, lattice), columns=tiles, ax=axes[1])
+axes[1].set_title("decoded, in steps of equal probability", color=plot.FAKE, fontsize=10)
+plot.show(
+    fig,
+    alt="Left: codes of ten classes fill a disc of radius about three around the origin. Right: a "
+    "sheet of pictures that change smoothly from one kind of thing to another.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# The codes now crowd around the origin, where N(0, I) draws, with hardly a gap. Things that look
+# alike are neighbours; along a border one turns into the other. What two numbers can't hold is lost:
+# look for classes that share a place, and for details that never appear.
+#
+# In a live notebook, move the point.
+
+# %%
+few = codes[:1_500]
+colours = plt.cm.tab10.colors
+dots = [colours[k % 10] for k in labels[: len(few)].tolist()]
+
+
+def at(z1, z2):
+    fig, axes = plt.subplots(1, 2, figsize=(5.2, 2.6), layout="none")
+    axes[0].scatter(*few.T, s=2, c=dots, alpha=0.5)
+    axes[0].plot(z1, z2, "o", color="black", markersize=9, markerfacecolor="none", mew=2)
+    axes[0].set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), title=f"z = ({z1:.1f}, {z2:.1f})")
+    plot.grid(pictures_of(flat.decode, torch.tensor([[z1, z2]])), ax=axes[1])
+    return fig
+
+
+widgets.explore(
+    at,
+    "Left: the codes of the latent map with a ring at one point. Right: that point decoded.",
+    z1=(-3.0, 3.0, 0.0),
+    z2=(-3.0, 3.0, 0.0),
+)
+
+# %%
+# checkpoint: tiles have equal probability: Φ at the middles between them gives back multiples of 1/12
+normal = torch.distributions.Normal(0.0, 1.0)
+torch.testing.assert_close(normal.cdf(line), u)
+share = (normal.sample((100_000, 1)) < line).float().mean(dim=0)  # and by counting draws
+torch.testing.assert_close(share, u, atol=0.01, rtol=0)
+
+# %% [markdown]
+# ## 8.10 Sampling where the codes are
+#
+# **Question.** Some samples of 8.7 were between two kinds. The KL pulls each q(z|x) *towards* N(0, I);
+# their mixture over all x, the *aggregate posterior* $q(z) = E_x[q(z|x)]$, is close to it, not equal.
+# What if we draw from q(z) instead?
+#
+# Fit a density to codes of training pictures: a mixture of Gaussians, by scikit-learn. It takes the
+# place of the prior; encoder and decoder stay.
+#
+# **Predict:** what gets better, and what can't?
+
+# %%
+from sklearn.mixture import GaussianMixture
+
+torch.manual_seed(0)
+drawn = collect(lambda x: vae.reparameterise(*vae.encode(x)), images, n=10_000)
+mixture = GaussianMixture(20, reg_covar=1e-3, random_state=0).fit(drawn.double().numpy())
+places = torch.from_numpy(mixture.sample(30)[0]).float()
+places = places[torch.randperm(len(places))]  # it comes sorted by component
+
+# %%
+fig, axes = plt.subplots(2, 1, figsize=(6, 4.4))
+for ax, z, title in [
+    (axes[0], torch.randn(30, z_dim), "z from the prior N(0, I)"),
+    (axes[1], places, "z from a mixture fitted to the codes"),
+]:
+    plot.grid(pictures_of(vae.decode, z), columns=10, ax=ax)
+    ax.set_title(title, color=plot.FAKE, fontsize=10)
+plot.show(
+    fig,
+    alt="Thirty samples from the prior, a few of them shapeless; thirty from the mixture, of which "
+    "more are clear single things. Both are equally soft.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# Fewer shapeless ones; just as soft, for softness is the decoder's. How much better, in nats? Put the
+# mixture r(z) in the prior's place in the ELBO. Only one term changes:
+#
+# $$\text{ELBO}_r = E_q[\log p_\theta(x|z) + \log r(z) - \log q(z|x)]
+# = \text{ELBO} + E_q[\log r(z) - \log p(z)] .$$
+
+# %%
+z = collect(lambda x: vae.reparameterise(*vae.encode(x)), held_out, n=5_000)
+log_r = torch.from_numpy(mixture.score_samples(z.double().numpy()))
+log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=1)
+gain = log_r - log_prior
+error = gain.std() / math.sqrt(len(gain))
+print(
+    f"{len(z):,} held-out codes: the mixture lowers −ELBO by {gain.mean():.2f} ± {error:.2f} nats"
+)
+
+# %%
+# checkpoint: the mixture's log-density by torch, from its parameters
+parts = MultivariateNormal(torch.tensor(mixture.means_), torch.tensor(mixture.covariances_))
+weights = torch.distributions.Categorical(torch.tensor(mixture.weights_))
+by_torch = torch.distributions.MixtureSameFamily(weights, parts).log_prob(z.double())
+torch.testing.assert_close(by_torch, log_r, atol=1e-4, rtol=1e-6)
+if runtime.profile() != "smoke":
+    assert gain.mean() > 3 * error
+
+# %% [markdown]
+# ## 8.11 Posterior collapse, provoked and cured
+#
+# **Question.** The KL can be made zero: let q(z|x) = N(0, I) for every x. Then z carries nothing, and
+# the decoder draws the same for all pictures. When does training end there?
+#
+# Two ways in: a code that costs too much (β too large), and a code that nobody needs (a decoder so
+# strong that it does without). Each run below has the same short budget and the narrow net; measure
+# KL and active units.
+#
+# **Predict**, before each line: KL, and what the reconstructions will show.
+
+# %%
+def train_narrow(label, objective=elbo_objective, kind=VAE):
+    """A narrow VAE of this kind, trained with the short budget, and its held-out numbers."""
+    torch.manual_seed(0)
+    model = kind(size, channels, z_dim, narrow)
+    fit(model, short, objective)
+    return model, report(label, model)
+
+
+def hidden_beta(nll, kl, progress):
+    return (nll / D + kl.sum(dim=1)).mean()  # "mean over pixels": β = D, see 8.5
+
+
+fine, fine_numbers = train_narrow("β = 1")
+costly, costly_numbers = train_narrow("mean over pixels, β = D", hidden_beta)
+
+# %% [markdown]
+# The second line is a program with `reduction="mean"`, no more. Its loss went down, nothing crashed.
+# Look:
+
+# %%
+def compare(models, count=10):
+    """Held-out pictures above each model's reconstructions; models: {title: VAE}."""
+    shown = held_out.images(torch.arange(count))
+    fig, axes = plt.subplots(len(models) + 1, 1, figsize=(6, 0.95 * (len(models) + 1)))
+    plot.grid(shown, columns=count, ax=axes[0])
+    axes[0].set_title("held-out pictures", color=plot.REAL, fontsize=9)
+    for ax, (title, model) in zip(axes[1:], models.items(), strict=True):
+        with torch.no_grad():
+            plot.grid(model.sample(model.encode(shown)[0]), columns=count, ax=ax)
+        ax.set_title(title, color=plot.FAKE, fontsize=9)
+    return fig
+
+
+plot.show(
+    compare({"reconstructions, β = 1": fine, "reconstructions, β = D": costly}),
+    alt="With β = 1 each reconstruction resembles its picture; with β = D all ten are the same grey "
+    "blur, the average picture.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# One average picture for all. **The way out** is to weigh the terms right: sum over the pixels.
+#
+# Two more cures are in use, for when the weights are right and codes die all the same.
+#
+# - **KL annealing** (Bowman et al. 2016): β climbs from 0 to 1 in the first part of the training, so
+#   that codes become useful before they cost.
+# - **Free bits** (Kingma et al. 2016): the first λ nats of each dimension are free. With
+#   $\overline{\mathrm{KL}}_j$, the batch's mean in dimension j, the loss has
+#   $\sum_j \max(\lambda, \overline{\mathrm{KL}}_j)$: below λ nothing pushes it down.
+
+# %%
+def annealed(nll, kl, progress):
+    beta = min(1.0, 2 * progress)  # 0 → 1 in the first half, then the ELBO
+    return (nll + beta * kl.sum(dim=1)).mean()
+
+
+def free_bits(nll, kl, progress, free=0.5):
+    return nll.mean() + kl.mean(dim=0).clamp(min=free).sum()
+
+
+# %% [markdown]
+# Now the strong decoder. It also looks at pixels of x that stand above and to the left, a
+# convolution whose kernel is masked: $p(x|z) = \prod_i p(x_i | x_{<i}, z)$ is a proper likelihood, and
+# often the neighbours say most of what there is to say.
+
+# %%
+class PeekingVAE(VAE):
+    """Its decoder also sees the true pixels before the one it predicts, in reading order."""
+
+    def __init__(self, size, channels, z_dim, width=32, reach=3):
+        super().__init__(size, channels, z_dim, width)
+        k = 2 * reach + 1
+        self.look = nn.Conv2d(channels, 32, k, padding=reach)
+        self.mix = nn.Sequential(nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU())
+        self.tell = nn.Conv2d(32, channels, 1)
+        mask = torch.ones(k, k)
+        mask[reach, reach:] = 0  # the pixel itself and those to its right
+        mask[reach + 1 :] = 0  # the rows below
+        self.register_buffer("mask", mask)
+
+    def peek(self, x):
+        seen = F.conv2d(x, self.look.weight * self.mask, self.look.bias, padding=self.look.padding)
+        return self.tell(self.mix(seen))
+
+    def forward(self, x):
+        logits, mu, logvar = super().forward(x)
+        return logits + self.peek(x), mu, logvar
+
+
+# %%
+peek, peek_numbers = train_narrow("strong decoder, β = 1", kind=PeekingVAE)
+_, slow_numbers = train_narrow("strong decoder, annealed", annealed, PeekingVAE)
+freed, free_numbers = train_narrow("strong decoder, free bits", free_bits, PeekingVAE)
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 2.8))
+for model, label, colour in [
+    (fine, "plain decoder, β = 1", plot.REAL),
+    (costly, "plain decoder, β = D", "black"),
+    (peek, "strong decoder, β = 1", plot.FAKE),
+    (freed, "strong decoder, free bits", plot.THIRD),
+]:
+    sizes = measure(model)[1].mean(dim=0).sort(descending=True).values
+    ax.plot(range(1, z_dim + 1), sizes, "o-", color=colour, markersize=3, label=label)
+ax.set_xlabel("latent dimension, sorted")
+ax.set_ylabel("KL [nats]")
+ax.legend()
+plot.show(
+    fig,
+    alt="KL per latent dimension. The plain decoder uses several dimensions with a nat or more. "
+    "β = D and the strong decoder lie on zero; with free bits every dimension has about half a nat.",
+)
+
+# %% [markdown]
+# **What is seen.** Beside the strong decoder the codes die although β = 1. Its −ELBO is *lower* than the
+# plain VAE's: the bound itself doesn't mind. Annealing changes little here, since the end of the run
+# has the true objective, and that objective does not want z. Free bits keep the codes alive, and the
+# −ELBO gets worse: a used code is a choice of ours, paid for in nats.
+#
+# Collapse by β is a mistake, to be mended. Collapse by a strong decoder is an answer: z isn't needed
+# for *likelihood*. If you need z for something else, you must say so in the loss.
+
+# %%
+# checkpoint: the peek at pixel i sees only earlier ones (by autograd), and the collapse is a collapse
+pixels = torch.zeros(1, *images.shape, device=device, requires_grad=True)
+row, column = size // 2, size // 2
+(seen,) = torch.autograd.grad(peek.peek(pixels)[0, :, row, column].sum(), pixels)
+later = seen[0].flatten(1)[:, row * size + column :]
+assert later.abs().max() == 0 and seen.abs().max() > 0
+if runtime.profile() != "smoke":
+    assert costly_numbers[1] < 0.1 and costly_numbers[2] == 0  # KL [nats], active units
+    assert peek_numbers[1] < 0.3 * fine_numbers[1] and free_numbers[1] > 3 * peek_numbers[1]
+
+# %% [markdown]
+# ## 8.12 Break it: three wrong VAEs
+#
+# Each of these has been published as working code. Each trains, and its loss falls. Same budget, same
+# net as the right one above.
+#
+# 1. **One tensor.** The encoder returns the same numbers as μ and as log σ².
+# 2. **No draw.** z = μ: with the KL kept, and without it.
+# 3. **A wrong sign**: reconstruction *minus* KL.
+#
+# **Predict** for each: which of the printed numbers gives it away? What do reconstructions look like,
+# and what samples?
+
+# %%
+class OneTensor(VAE):
+    def encode(self, x):
+        both = self.to_mu(self.encoder(x))
+        return both, both
+
+
+class NoDraw(VAE):
+    def reparameterise(self, mu, logvar):
+        return mu
+
+
+def no_kl(nll, kl, progress):
+    return nll.mean()
+
+
+def wrong_sign(nll, kl, progress):
+    return (nll - kl.sum(dim=1)).mean()
+
+
+# %%
+print("as each program would report itself, on held-out pictures")
+report("right", fine)
+one_tensor, _ = train_narrow("1  one tensor", kind=OneTensor)
+no_draw, _ = train_narrow("2a no draw, KL kept", kind=NoDraw)
+plain, _ = train_narrow("2b no draw, no KL", no_kl, NoDraw)
+torch.manual_seed(0)
+minus = VAE(size, channels, z_dim, narrow)
+try:
+    minus_history = fit(minus, short, wrong_sign)
+    print(f"3  its own loss ends at {minus_history['loss'][-1]:,.0f}")
+except runtime.UserError as problem:
+    print("3  wrong sign:", problem)
+
+# %% [markdown]
+# The ones without a draw report the best numbers. But −ELBO contains an expectation over q(z|x), and
+# they never drew. Judge every net by the *right* formula, with z drawn:
+
+# %%
+def honestly(label, model):
+    """The same weights in the right VAE, measured by the right formula."""
+    judge = VAE(size, channels, z_dim, narrow).to(device)
+    judge.load_state_dict(model.state_dict())
+    judge.encode = model.encode  # the one-tensor encoder stays as it is
+    return report(label, judge)
+
+
+numbers = {}
+models = {"right": fine, "1 one tensor": one_tensor, "2a no draw, KL kept": no_draw}
+models |= {"2b no draw, no KL": plain, "3 wrong sign": minus}
+for label, model in models.items():
+    numbers[label] = honestly(label, model)
+
+# %%
+plot.show(
+    compare(models),
+    alt="Reconstructions from the mean code. The right VAE, one tensor and both without a draw "
+    "resemble their pictures; with the wrong sign they don't.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# Reconstructions alone don't find the culprits. Samples:
+
+# %%
+torch.manual_seed(1)
+noise = torch.randn(10, z_dim)
+fig, axes = plt.subplots(len(models), 1, figsize=(6, 0.95 * len(models)))
+for ax, (title, model) in zip(axes, models.items(), strict=True):
+    plot.grid(pictures_of(model.decode, noise), columns=10, ax=ax)
+    ax.set_title(title, color=plot.FAKE, fontsize=9)
+plot.show(
+    fig,
+    alt="Samples from N(0, I), the same ten draws in each row. The right VAE's are blurred things. "
+    "Without a draw they are shapeless or all alike.",
+    jpeg=True,
+)
+
+# %% [markdown]
+# And the encoders from inside: for every held-out picture and dimension, μ against σ.
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(7, 2.6), sharey=True)
+for ax, title in zip(axes, ["right", "1 one tensor", "2a no draw, KL kept"], strict=True):
+    mu, logvar = collect(lambda x, m=models[title]: torch.cat(m.encode(x), 1), held_out, 500).chunk(
+        2, dim=1
+    )
+    ax.scatter(mu.flatten(), torch.exp(0.5 * logvar).flatten(), s=1, alpha=0.2, color=plot.THIRD)
+    ax.set_title(title, fontsize=10)
+    ax.set_xlabel("μ")
+axes[0].set_ylabel("σ")
+plot.show(fig, alt="μ against σ. Right: a cloud, σ from small to one. One tensor: a single curve. ")
