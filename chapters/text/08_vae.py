@@ -78,14 +78,14 @@ patterns = directions * spread / math.sqrt(len(rows))  # (D, Z): one standard de
 linear_samples = (average + torch.randn(64, z_dim) @ patterns.T).unflatten(1, images.shape)
 
 # %%
-fig, axes = plt.subplots(2, 1, figsize=(6, 3.1))
-plot.grid(images.images(some[:20]), columns=10, ax=axes[0])
+fig, axes = plt.subplots(2, 1, figsize=(6, 1.9))
+plot.grid(images.images(some[:10]), columns=10, ax=axes[0])
 axes[0].set_title("real pictures", color=plot.REAL)
-plot.grid(linear_samples[:20], columns=10, ax=axes[1])
+plot.grid(linear_samples[:10], columns=10, ax=axes[1])
 axes[1].set_title("random numbers through the best linear machine", color=plot.FAKE)
 plot.show(
     fig,
-    alt="Twenty real pictures above twenty grey, smeared superpositions in which outlines of "
+    alt="Ten real pictures above ten grey, smeared superpositions in which outlines of "
     "several things overlap.",
     jpeg=True,
 )
@@ -107,7 +107,7 @@ plot.show(
 
 # %%
 def make_encoder(size, channels, width=32):
-    """Picture (B, C, size, size) → features (B, 8·width): halve the side a few times, then dense."""
+    """Picture (B, C, size, size) → features (B, 8·width): halve the side, then dense."""
     side, doublings = nets.pyramid(size)  # 28 → 14 → 7: two halvings
     layers, c = [], channels
     for i in range(doublings):
@@ -136,8 +136,8 @@ def make_decoder(size, channels, z_dim, width=32):
 
 
 # %% [markdown]
-# The loss compares each pixel with its sigmoid by binary cross-entropy, summed over the picture. (8.5
-# says what that means for grey pixels.)
+# The loss compares each pixel with its sigmoid by binary cross-entropy, summed over the picture.
+# (8.5 says what that means for grey pixels.)
 
 # %%
 to_code = nn.Linear(8 * narrow, 2)
@@ -200,16 +200,16 @@ plot.grid(pictures_of(decode, torch.randn(10, 2)), columns=5, ax=axes["c"])
 axes["c"].set_title("ten draws from N(0, I), decoded", color=plot.FAKE, fontsize=9)
 plot.show(
     fig,
-    alt="Left: codes as a star of coloured arms with empty space between; ten numbered points, most "
-    "in the empty space. Right: their pictures, and those of ten draws from a normal "
+    alt="Left: codes as a star of coloured arms with empty space between; ten numbered points, "
+    "most in the empty space. Right: their pictures, and those of ten draws from a normal "
     "distribution.",
 )
 
 # %% [markdown]
-# **What the figure says.** The codes fill the plane unevenly: dense arms, empty wedges, a scale that
-# nobody chose. Where a point falls between the arms, the decoder was never trained, and draws a
-# blend of neighbours. Draws from N(0, I), the obvious choice, all fall into one small spot of this
-# map, so they show few kinds of things.
+# **What the figure says.** The codes fill the plane unevenly: dense arms, empty wedges, a scale
+# that nobody chose. Where a point falls between the arms, the decoder was never trained, and draws
+# a blend of neighbours. Draws from N(0, I), the obvious choice, all fall into one small spot of
+# this map, so they show few kinds of things.
 #
 # **What it doesn't say.** In two dimensions a blend is still clothes-like. In 24, nearly all of the
 # box is empty: 8.12 shows what is decoded there.
@@ -227,9 +227,9 @@ print(f"{len(codes):,} codes: {empty:.0%} of the cells are empty; evenly spread:
 assert empty > even
 
 # %% [markdown]
-# Two wishes follow. The codes should fill a region that we know, say that of N(0, I), without holes.
-# And neighbouring points should decode to similar pictures. The VAE gets both from one principle:
-# maximum likelihood.
+# Two wishes follow. The codes should fill a region that we know, say that of N(0, I), without
+# holes. And neighbouring points should decode to similar pictures. The VAE gets both from one
+# principle: maximum likelihood.
 
 # %% [markdown]
 # ## 8.2 The ELBO, term by term
@@ -246,8 +246,8 @@ assert empty > even
 # writes p_θ for the model and q for the encoder, and here so do we.)
 
 # %% [markdown]
-# **Question 1.** Why not estimate the integral by the average of $p_\theta(x|z)$ over draws from the
-# prior?
+# **Question 1.** Why not estimate the integral by the average of $p_\theta(x|z)$ over draws from
+# the prior?
 #
 # <details><summary>Think first, then open</summary>
 #
@@ -257,12 +257,12 @@ assert empty > even
 #
 # </details>
 #
-# So we need to know, for each x, which z to look at: the *posterior* $p_\theta(z|x)$. Let an encoder
-# give a distribution $q(z|x)$ that should resemble it.
+# So we need to know, for each x, which z to look at: the *posterior* $p_\theta(z|x)$. Let an
+# encoder give a distribution $q(z|x)$ that should resemble it.
 
 # %% [markdown]
-# **Question 2.** We can draw from q(z|x). Write down the KL that is an expectation under q. Why can't
-# it be computed?
+# **Question 2.** We can draw from q(z|x). Write down the KL that is an expectation under q. Why
+# can't it be computed?
 #
 # <details><summary>Think first, then open</summary>
 #
@@ -295,9 +295,9 @@ assert empty > even
 #
 # </details>
 #
-# Nothing was approximated: this is an identity, for *any* q. The gap is never negative, so the first
-# two terms are a lower bound on the evidence $\log p_\theta(x)$: the **e**vidence **l**ower **bo**und.
-# And they need only what we can compute.
+# Nothing was approximated: this is an identity, for *any* q. The gap is never negative, so the
+# first two terms are a lower bound on the evidence $\log p_\theta(x)$: the **e**vidence **l**ower
+# **bo**und. And they need only what we can compute.
 
 # %% [markdown]
 # Read it term by term, with the sign turned so that it is a loss, in nats per picture:
@@ -335,8 +335,8 @@ torch.testing.assert_close(gap, torch.tensor(0.0), atol=1e-6, rtol=0)
 # ## 8.3 A model whose likelihood is known
 #
 # **Question.** Does the identity hold for continuous z, and how tight is the bound? Take a *linear*
-# decoder with Gaussian noise: x = Wz + b + noise of standard deviation s. Then everything is Gaussian
-# and known in closed form:
+# decoder with Gaussian noise: x = Wz + b + noise of standard deviation s. Then everything is
+# Gaussian and known in closed form:
 #
 # $$p(x) = N(b,\ WW^\top + s^2 I), \qquad p(z|x) = N(m, \Sigma),$$
 # $$\Sigma = (I + W^\top W / s^2)^{-1}, \qquad m = \Sigma W^\top (x - b)/s^2 .$$
@@ -357,8 +357,8 @@ m = Sigma @ W.T @ (x - b) / s**2
 prior, posterior = MultivariateNormal(0 * m, eye), MultivariateNormal(m, Sigma)
 
 # %% [markdown]
-# For $q = N(\mu, S)$ the reconstruction has a closed form as well. The squared error splits into that
-# of the mean and a part from the spread of z:
+# For $q = N(\mu, S)$ the reconstruction has a closed form as well. The squared error splits into
+# that of the mean and a part from the spread of z:
 #
 # $$E_q[\log p(x|z)] = -\frac{5}{2}\log(2\pi s^2)
 # - \frac{\|x - b - W\mu\|^2 + \mathrm{tr}(W^\top W S)}{2 s^2} .$$
@@ -386,8 +386,8 @@ ax.set_ylabel("nats")
 ax.legend()
 plot.show(
     fig,
-    alt="The ELBO climbs from far below to touch the horizontal line log p(x) at the posterior; the "
-    "shaded gap always fills the space between them exactly.",
+    alt="The ELBO climbs from far below to touch the horizontal line log p(x) at the posterior; "
+    "the shaded gap always fills the space between them exactly.",
 )
 
 # %% [markdown]
@@ -409,7 +409,8 @@ print(f"log p(x) {log_p:.3f}   best diagonal q: ELBO {elbo_of(diagonal):.3f}")
 #
 # Its expectation is the ELBO for K = 1 and rises to log p(x) as K grows.
 #
-# **Predict:** how many draws are needed if they come from the prior (question 1)? And from a decent q?
+# **Predict:** how many draws are needed if they come from the prior (question 1)? And from a decent
+# q?
 
 # %%
 def weighted(q, K, repeats=200):
@@ -441,8 +442,9 @@ plot.show(
 )
 
 # %% [markdown]
-# Each point is the mean of 200 estimates, each bar their standard deviation. The encoder is not just a
-# training trick: it tells where to look. In 24 dimensions, draws from the prior would never arrive.
+# Each point is the mean of 200 estimates, each bar their standard deviation. The encoder is not
+# just a training trick: it tells where to look. In 24 dimensions, draws from the prior would never
+# arrive.
 
 # %%
 # checkpoint: ELBO + KL = log p(x) for every q; tight at the posterior; and importance weights agree
@@ -450,14 +452,14 @@ torch.testing.assert_close(elbos + gaps, log_p.expand_as(elbos), atol=1e-4, rtol
 torch.testing.assert_close(elbos[-1], log_p, atol=1e-4, rtol=0)
 estimates = weighted(decent, 1024)
 error = estimates.std() / math.sqrt(len(estimates))
-print(f"log p(x): closed form {log_p:.4f}, importance-weighted {estimates.mean():.4f} ± {error:.4f}")
+print(f"closed form {log_p:.4f}, importance-weighted {estimates.mean():.4f} ± {error:.4f}")
 assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 
 # %% [markdown]
 # ## 8.4 A gradient through a random draw
 #
-# **Question.** The loss contains an expectation over $z \sim N(\mu, \sigma^2)$, and μ and σ come from
-# the encoder. How can a gradient pass through a draw?
+# **Question.** The loss contains an expectation over $z \sim N(\mu, \sigma^2)$, and μ and σ come
+# from the encoder. How can a gradient pass through a draw?
 #
 # Two answers. The **score function** needs only the density of z:
 #
@@ -468,8 +470,8 @@ assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 #
 # $$\nabla_\mu E[f(z)] = E\left[f'(\mu + \sigma\varepsilon)\right] .$$
 #
-# Both are right on average. **Predict:** which one is noisier, and does it matter how many dimensions
-# z has?
+# Both are right on average. **Predict:** which one is noisier, and does it matter how many
+# dimensions z has?
 
 # %% [markdown]
 # A toy with known answers: $z \in R^d$ with independent $z_i \sim N(\theta, 1)$, and
@@ -532,8 +534,8 @@ plot.show(fig, alt="The ratio of variances grows from about ten to thousands, on
 
 # %% [markdown]
 # To average a ratio of 1,000 away takes 1,000 times as many draws. The score function can be helped
-# (subtracting a baseline from f is the first step), and it is all there is when z is discrete. Where
-# z is continuous and f has a derivative, reparameterise.
+# (subtracting a baseline from f is the first step), and it is all there is when z is discrete.
+# Where z is continuous and f has a derivative, reparameterise.
 #
 # In a VAE, f is the decoder's log-likelihood, and one draw per picture is enough.
 
@@ -549,7 +551,8 @@ for d in (1, 8):
 # %% [markdown]
 # ## 8.5 Likelihoods, sums, means and the hidden β
 #
-# **Question.** What is $p_\theta(x|z)$ for a picture? Two usual answers, both with independent pixels:
+# **Question.** What is $p_\theta(x|z)$ for a picture? Two usual answers, both with independent
+# pixels:
 #
 # - **Bernoulli**: pixel i is white with probability $\pi_i = \text{sigmoid}(\ell_i)$, with the
 #   decoder's logits ℓ: $-\log p(x|z) = -\sum_i [x_i \log \pi_i + (1 - x_i)\log(1 - \pi_i)]$.
@@ -561,13 +564,13 @@ for d in (1, 8):
 # programs take the mean. **Predict:** does that change more than the scale of the loss?
 
 # %% [markdown]
-# Write a and c for the factors that a program puts, on purpose or not, on the two terms:
-# $a \cdot \text{reconstruction} + c \cdot \text{KL}$. Up to the scale a this is
-# $\text{reconstruction} + \beta\,\text{KL}$ with $\beta = c/a$. The scale hardly matters to Adam, which
-# divides it out. The β does.
+# Write a and c for the factors that a program puts, on purpose or not, on the two terms: $a \cdot
+# \text{reconstruction} + c \cdot \text{KL}$. Up to the scale a this is $\text{reconstruction} +
+# \beta\,\text{KL}$ with $\beta = c/a$. The scale hardly matters to Adam, which divides it out. The
+# β does.
 #
-# Below, autograd finds a and c for four ways to write the loss: it compares each term's gradient with
-# that of the correct one.
+# Below, autograd finds a and c for four ways to write the loss: it compares each term's gradient
+# with that of the correct one.
 
 # %%
 torch.manual_seed(0)
@@ -601,14 +604,16 @@ for habit, (first, second) in habits.items():
 
 # %% [markdown]
 # Only the first is the ELBO. The second, `F.mse_loss` or `F.binary_cross_entropy` with its default
-# `reduction="mean"` beside a summed KL, has β equal to the number of pixels, D: the price of the code
-# counts D times, and 8.11 shows what such a VAE learns. The third has β = D/Z, and says so nowhere.
+# `reduction="mean"` beside a summed KL, has β equal to the number of pixels, D: the price of the
+# code counts D times, and 8.11 shows what such a VAE learns. The third has β = D/Z, and says so
+# nowhere.
 #
 # β is a legitimate dial (β-VAE, Higgins et al. 2017). A dial that nobody knows is set is a bug.
 
 # %% [markdown]
 # **The Gaussian's σ is the same dial.** Leave out the constants: with noise σ the loss is
-# $\frac{1}{2\sigma^2}\text{SSE} + \text{KL}$, where SSE is the sum of squared errors. Multiply by σ²:
+# $\frac{1}{2\sigma^2}\text{SSE} + \text{KL}$, where SSE is the sum of squared errors. Multiply by
+# σ²:
 #
 # $$\sigma^2 \left(\text{NLL}_\sigma + \text{KL}\right) = \tfrac{1}{2}\,\text{SSE} + \sigma^2\,
 # \text{KL} + \text{const} = \text{NLL}_1 + \beta\,\text{KL} + \text{const}
@@ -622,7 +627,8 @@ print(f"`F.mse_loss(mean, x) + kl` believes in pixel noise of σ = {math.sqrt(D 
 
 # %%
 # checkpoint: β as derived; and σ²·∇(NLL_σ + KL) = ∇(NLL_1 + σ²·KL), in both nets' outputs
-torch.testing.assert_close(list(betas.values()), [1.0, float(D), D / z_dim, 1 / z_dim], rtol=1e-4, atol=0)
+derived = [1.0, float(D), D / z_dim, 1 / z_dim]
+torch.testing.assert_close(list(betas.values()), derived, rtol=1e-4, atol=0)
 mean = torch.rand(8, D, requires_grad=True)
 for sigma in (0.1, 0.5, 3.0):
     with_sigma = losses.negative_elbo(losses.gaussian_nll(mean, x01, sigma), mu, logvar)
@@ -634,8 +640,8 @@ for sigma in (0.1, 0.5, 3.0):
 # %% [markdown]
 # **Which numbers to expect.** A Bernoulli pixel is 0 or 1, our pixels are grey. The formula still
 # works, as a cross-entropy between "grey" and π, but it isn't the density of grey values (their
-# normaliser is missing; Loaiza-Ganem & Cunningham 2019). One consequence: the loss can't reach 0. It
-# is smallest at π = x, where each pixel still costs the entropy of its own greyness.
+# normaliser is missing; Loaiza-Ganem & Cunningham 2019). One consequence: the loss can't reach 0.
+# It is smallest at π = x, where each pixel still costs the entropy of its own greyness.
 
 # %%
 x01 = (held_out.images(torch.arange(min(2_000, len(held_out)))) + 1) / 2
@@ -753,8 +759,8 @@ def fit(vae, steps, objective=elbo_objective, seed=0, folder=None, progress=Fals
 
 
 # %% [markdown]
-# `Run` counts, logs and checkpoints: interrupt it and it continues in the same place. This is the long
-# cell of the chapter.
+# `Run` counts, logs and checkpoints: interrupt it and it continues in the same place. This is the
+# long cell of the chapter.
 
 # %%
 torch.manual_seed(0)
@@ -813,8 +819,8 @@ def report(label, vae):
     active = (mu.var(dim=0) > 0.01).sum().item()  # units whose mean depends on the picture
     error = bound.std() / math.sqrt(len(bound))
     print(
-        f"{label:28} −ELBO {bound.mean():7.1f} ± {error:3.1f}   reconstruction {nll.mean():6.1f}"
-        f"   KL {kl.sum(1).mean():7.2f}   active {active:2} of {vae.z_dim}"
+        f"{label:27} −ELBO {bound.mean():9.4g} ± {error:7.2g}   reconstruction {nll.mean():7.4g}"
+        f"   KL {kl.sum(1).mean():9.3g}   active {active:2} of {vae.z_dim}"
     )
     return bound.mean().item(), kl.sum(1).mean().item(), active
 
@@ -825,15 +831,15 @@ nll, kl, mu = measure(vae, n=10_000)
 bound = nll + kl.sum(dim=1)
 error = bound.std() / math.sqrt(len(bound))
 print(
-    f"test −ELBO {bound.mean():.2f} ± {error:.2f} nats per picture: {len(bound):,} held-out pictures"
-    f" of {name}, one draw of z each\nreconstruction {nll.mean():.2f} (of which greyness {floor:.1f})"
-    f", KL {kl.sum(dim=1).mean():.2f}"
+    f"test −ELBO {bound.mean():.2f} ± {error:.2f} nats per picture"
+    f" ({len(bound):,} held-out pictures of {name}, one draw of z each)\n"
+    f"reconstruction {nll.mean():.2f}, of which greyness {floor:.1f}; KL {kl.sum(1).mean():.2f}"
 )
 
 # %% [markdown]
-# What that number is *not*: it is a **bound** on −log p(x), not its value; the gap of 8.2 is in it. It
-# depends on the pixels' model: Bernoulli on grey values isn't a density, so a Gaussian VAE's number
-# can't be compared with it. And it doesn't measure how pictures *look*.
+# What that number is *not*: it is a **bound** on −log p(x), not its value; the gap of 8.2 is in it.
+# It depends on the pixels' model: Bernoulli on grey values isn't a density, so a Gaussian VAE's
+# number can't be compared with it. And it doesn't measure how pictures *look*.
 #
 # **Predict:** are reconstructions or samples better? Why?
 
@@ -841,13 +847,13 @@ print(
 shown = held_out.images(torch.arange(10))
 with torch.no_grad():
     again = vae.sample(vae.encode(shown)[0])
-    dreams = vae.sample(torch.randn(30, z_dim, device=device))
-fig, axes = plt.subplots(4, 1, figsize=(6, 5.6), height_ratios=[1, 1, 3, 2])
+    dreams = vae.sample(torch.randn(20, z_dim, device=device))
+fig, axes = plt.subplots(4, 1, figsize=(6, 4.3), height_ratios=[1, 1, 2, 1])
 for ax, pictures, title, colour in [
     (axes[0], shown, "held-out pictures", plot.REAL),
     (axes[1], again, "their reconstructions", plot.FAKE),
     (axes[2], dreams, "samples: z drawn from N(0, I)", plot.FAKE),
-    (axes[3], linear_samples[:20], "for comparison, the linear machine", plot.FAKE),
+    (axes[3], linear_samples[:10], "for comparison, the linear machine", plot.FAKE),
 ]:
     plot.grid(pictures, columns=10, ax=ax)
     ax.set_title(title, color=colour, fontsize=9)
@@ -861,9 +867,9 @@ plot.show(
 
 # %% [markdown]
 # Reconstructions know which picture is meant: outline and brightness survive; prints, laces and
-# folds don't. Samples are single things, not the linear machine's ghosts, though softer, and some are
-# between two kinds. Where do those come from? The mean of q(z|x) over all x isn't exactly N(0, I); a
-# draw can land where few codes are. 8.10 looks there.
+# folds don't. Samples are single things, not the linear machine's ghosts, though softer, and some
+# are between two kinds. Where do those come from? The mean of q(z|x) over all x isn't exactly N(0,
+# I); a draw can land where few codes are. 8.10 looks there.
 #
 # Now the price of the code, dimension by dimension.
 
@@ -882,12 +888,12 @@ plot.show(
 )
 
 # %% [markdown]
-# A dimension whose μ doesn't vary with the picture is *inactive*: q(z_j|x) equals the prior, it costs
-# nothing and says nothing (Burda et al. count a unit as active when its μ has a variance above
-# 0.01). The VAE chooses how many it uses.
+# A dimension whose μ doesn't vary with the picture is *inactive*: q(z_j|x) equals the prior, it
+# costs nothing and says nothing (Burda et al. count a unit as active when its μ has a variance
+# above 0.01). The VAE chooses how many it uses.
 #
-# The total is a budget in nats: at most about that much information on each picture passes through
-# z. An ordinary compressed photo has thousands.
+# The total is a budget: on average at most that many nats of information about a picture pass
+# through z.
 
 # %%
 # checkpoint: importance weights (8.3) must give a lower −log p(x) than −ELBO on the same pictures
@@ -913,8 +919,8 @@ assert abs(draws.mean() + bound[:100].mean()) < 5  # the closed-form KL agrees w
 #
 # **Question.** Is the network too small, or is softness what we asked for?
 #
-# `vae.sample` shows $\text{sigmoid}(\ell)$, the **mean** of p(x|z). The model never said that x looks
-# like its mean: it said that x is *drawn* from p(x|z), one Bernoulli pixel at a time.
+# `vae.sample` shows $\text{sigmoid}(\ell)$, the **mean** of p(x|z). The model never said that x
+# looks like its mean: it said that x is *drawn* from p(x|z), one Bernoulli pixel at a time.
 #
 # **Predict:** what does a real draw look like?
 
@@ -922,7 +928,7 @@ assert abs(draws.mean() + bound[:100].mean()) < 5  # the closed-form KL agrees w
 with torch.no_grad():
     mean = torch.sigmoid(vae.decode(torch.randn(10, z_dim, device=device)))
 drawn = torch.bernoulli(mean)
-fig, axes = plt.subplots(2, 1, figsize=(6, 2.9))
+fig, axes = plt.subplots(2, 1, figsize=(6, 1.9))
 plot.grid(2 * mean - 1, columns=10, ax=axes[0], title="mean of p(x|z): what everybody shows")
 plot.grid(2 * drawn - 1, columns=10, ax=axes[1], title="one draw from p(x|z): what the model says")
 plot.show(
@@ -935,13 +941,13 @@ plot.show(
 # Speckle: given z, pixels are independent, so a draw can't make a sharp stripe that runs along the
 # cloth. That is one half of the answer.
 #
-# The other half: whatever z doesn't say, the decoder must average. If half of the pictures that share
-# a z have a white pixel where the others have a black one, the expected cross-entropy
+# The other half: whatever z doesn't say, the decoder must average. If half of the pictures that
+# share a z have a white pixel where the others have a black one, the expected cross-entropy
 # $-\frac{1}{2}\log\pi - \frac{1}{2}\log(1-\pi)$ is smallest at π = ½. Not a sharp guess: grey. A
 # Gaussian likelihood gives the same average. A GAN's discriminator, by contrast, punishes grey.
 #
-# How wrong is "independent given z"? Subtract the mean from real pictures, and correlate what is left
-# in neighbouring pixels.
+# How wrong is "independent given z"? Subtract the mean from real pictures, and correlate what is
+# left in neighbouring pixels.
 
 # %%
 def neighbour_correlation(residual):
@@ -966,12 +972,12 @@ assert abs(model) < 0.05 < real
 # %% [markdown]
 # ## 8.9 A map of a two-dimensional latent space
 #
-# **Question.** Does the KL repair the map of 8.1? Train a VAE with two latent dimensions, now with the
-# package's `train_vae`, and draw the same picture.
+# **Question.** Does the KL repair the map of 8.1? Train a VAE with two latent dimensions, now with
+# the package's `train_vae`, and draw the same picture.
 #
-# To see the whole plane at once, walk along it in steps of equal probability: take u evenly in (0, 1)
-# and $z = \Phi^{-1}(u)$, where Φ is the cumulative distribution function of N(0, 1). Each tile then
-# stands for the same share of the samples.
+# To see the whole plane at once, walk along it in steps of equal probability: take u evenly in (0,
+# 1) and $z = \Phi^{-1}(u)$, where Φ is the cumulative distribution function of N(0, 1). Each tile
+# then stands for the same share of the samples.
 #
 # **Predict:** where will neighbouring classes touch?
 
@@ -981,7 +987,7 @@ flat = nets.VAE(size, channels, z_dim=2, width=narrow)
 train.train_vae(images, flat, steps=map_steps, batch_size=batch_size, lr=lr, progress=False)
 codes = collect(lambda x: flat.encode(x)[0], held_out)
 
-tiles = 12
+tiles = 10
 u = (torch.arange(tiles) + 0.5) / tiles
 line = torch.special.ndtri(u)  # Φ⁻¹
 lattice = torch.cartesian_prod(line.flip(0), line).flip(1)  # rows from the top: z₂ falls, z₁ grows
@@ -991,7 +997,7 @@ with plt.rc_context({"axes.prop_cycle": plt.cycler(color=plt.cm.tab10.colors)}):
     fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.9))
     scatter(axes[0], codes, labels, held_out.classes)
 axes[0].set_aspect("equal")
-axes[0].legend(fontsize=6, markerscale=4, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+axes[0].legend(fontsize=6, markerscale=4, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 plot.grid(pictures_of(flat.decode, lattice), columns=tiles, ax=axes[1])
 axes[1].set_title("decoded, in steps of equal probability", color=plot.FAKE, fontsize=10)
 plot.show(
@@ -1003,8 +1009,8 @@ plot.show(
 
 # %% [markdown]
 # The codes now crowd around the origin, where N(0, I) draws, with hardly a gap. Things that look
-# alike are neighbours; along a border one turns into the other. What two numbers can't hold is lost:
-# look for classes that share a place, and for details that never appear.
+# alike are neighbours; along a border one turns into the other. What two numbers can't hold is
+# lost: look for classes that share a place, and for details that never appear.
 #
 # In a live notebook, move the point.
 
@@ -1031,18 +1037,18 @@ widgets.explore(
 )
 
 # %%
-# checkpoint: tiles have equal probability: Φ at the middles between them gives back multiples of 1/12
+# checkpoint: the lattice is even in probability: Φ brings it back to u, and so does counting draws
 normal = torch.distributions.Normal(0.0, 1.0)
 torch.testing.assert_close(normal.cdf(line), u)
-share = (normal.sample((100_000, 1)) < line).float().mean(dim=0)  # and by counting draws
+share = (normal.sample((100_000, 1)) < line).float().mean(dim=0)
 torch.testing.assert_close(share, u, atol=0.01, rtol=0)
 
 # %% [markdown]
 # ## 8.10 Sampling where the codes are
 #
-# **Question.** Some samples of 8.7 were between two kinds. The KL pulls each q(z|x) *towards* N(0, I);
-# their mixture over all x, the *aggregate posterior* $q(z) = E_x[q(z|x)]$, is close to it, not equal.
-# What if we draw from q(z) instead?
+# **Question.** Some samples of 8.7 were between two kinds. The KL pulls each q(z|x) *towards* N(0,
+# I); their mixture over all x, the *aggregate posterior* $q(z) = E_x[q(z|x)]$, is close to it, not
+# equal. What if we draw from q(z) instead?
 #
 # Fit a density to codes of training pictures: a mixture of Gaussians, by scikit-learn. It takes the
 # place of the prior; encoder and decoder stay.
@@ -1054,28 +1060,29 @@ from sklearn.mixture import GaussianMixture
 
 torch.manual_seed(0)
 drawn = collect(lambda x: vae.reparameterise(*vae.encode(x)), images, n=10_000)
-mixture = GaussianMixture(20, reg_covar=1e-3, random_state=0).fit(drawn.double().numpy())
-places = torch.from_numpy(mixture.sample(30)[0]).float()
+mixture = GaussianMixture(20, reg_covar=1e-3, max_iter=300, random_state=0)
+mixture.fit(drawn.double().numpy())
+places = torch.from_numpy(mixture.sample(20)[0]).float()
 places = places[torch.randperm(len(places))]  # it comes sorted by component
 
 # %%
-fig, axes = plt.subplots(2, 1, figsize=(6, 4.4))
+fig, axes = plt.subplots(2, 1, figsize=(6, 3.1))
 for ax, z, title in [
-    (axes[0], torch.randn(30, z_dim), "z from the prior N(0, I)"),
+    (axes[0], torch.randn(20, z_dim), "z from the prior N(0, I)"),
     (axes[1], places, "z from a mixture fitted to the codes"),
 ]:
     plot.grid(pictures_of(vae.decode, z), columns=10, ax=ax)
     ax.set_title(title, color=plot.FAKE, fontsize=10)
 plot.show(
     fig,
-    alt="Thirty samples from the prior, a few of them shapeless; thirty from the mixture, of which "
+    alt="Twenty samples from the prior, some of them shapeless; twenty from the mixture, of which "
     "more are clear single things. Both are equally soft.",
     jpeg=True,
 )
 
 # %% [markdown]
-# Fewer shapeless ones; just as soft, for softness is the decoder's. How much better, in nats? Put the
-# mixture r(z) in the prior's place in the ELBO. Only one term changes:
+# Fewer shapeless ones; just as soft, for softness is the decoder's. How much better, in nats? Put
+# the mixture r(z) in the prior's place in the ELBO. Only one term changes:
 #
 # $$\text{ELBO}_r = E_q[\log p_\theta(x|z) + \log r(z) - \log q(z|x)]
 # = \text{ELBO} + E_q[\log r(z) - \log p(z)] .$$
@@ -1102,8 +1109,8 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## 8.11 Posterior collapse, provoked and cured
 #
-# **Question.** The KL can be made zero: let q(z|x) = N(0, I) for every x. Then z carries nothing, and
-# the decoder draws the same for all pictures. When does training end there?
+# **Question.** The KL can be made zero: let q(z|x) = N(0, I) for every x. Then z carries nothing,
+# and the decoder draws the same for all pictures. When does training end there?
 #
 # Two ways in: a code that costs too much (β too large), and a code that nobody needs (a decoder so
 # strong that it does without). Each run below has the same short budget and the narrow net; measure
@@ -1128,8 +1135,8 @@ fine, fine_numbers = train_narrow("β = 1")
 costly, costly_numbers = train_narrow("mean over pixels, β = D", hidden_beta)
 
 # %% [markdown]
-# The second line is a program with `reduction="mean"`, no more. Its loss went down, nothing crashed.
-# Look:
+# The second line is a program with `reduction="mean"`, no more. Its loss went down, nothing
+# crashed. Look:
 
 # %%
 def compare(models, count=10):
@@ -1147,21 +1154,24 @@ def compare(models, count=10):
 
 plot.show(
     compare({"reconstructions, β = 1": fine, "reconstructions, β = D": costly}),
-    alt="With β = 1 each reconstruction resembles its picture; with β = D all ten are the same grey "
-    "blur, the average picture.",
+    alt="With β = 1 each reconstruction resembles its picture; with β = D all ten are the same "
+    "grey blur, the average picture.",
     jpeg=True,
 )
 
 # %% [markdown]
-# One average picture for all. **The way out** is to weigh the terms right: sum over the pixels.
+# One average picture for all. **The cure** is to weigh the terms right: sum over the pixels.
 #
-# Two more cures are in use, for when the weights are right and codes die all the same.
+# Two more cures are in use.
 #
-# - **KL annealing** (Bowman et al. 2016): β climbs from 0 to 1 in the first part of the training, so
-#   that codes become useful before they cost.
+# - **KL annealing** (Bowman et al. 2016): β climbs from 0 to 1 in the first part of the training,
+#   so that codes become useful before they cost.
 # - **Free bits** (Kingma et al. 2016): the first λ nats of each dimension are free. With
 #   $\overline{\mathrm{KL}}_j$, the batch's mean in dimension j, the loss has
 #   $\sum_j \max(\lambda, \overline{\mathrm{KL}}_j)$: below λ nothing pushes it down.
+#
+# **Predict:** does the *start* matter? β = D for two fifths of the run and 1 for the rest, or β
+# from 0 to 1 in its first half: both end with the same objective.
 
 # %%
 def annealed(nll, kl, progress):
@@ -1173,10 +1183,22 @@ def free_bits(nll, kl, progress, free=0.5):
     return nll.mean() + kl.mean(dim=0).clamp(min=free).sum()
 
 
+def dear_start(nll, kl, progress):
+    return (nll + (D if progress < 0.4 else 1) * kl.sum(dim=1)).mean()
+
+
+late_one, late_numbers = train_narrow("β = D at first, then 1", dear_start)
+gentle, gentle_numbers = train_narrow("β annealed, 0 → 1", annealed)
+
+
 # %% [markdown]
+# Compare with the line β = 1 above. After a dear start the codes come back, but late, and part of
+# the run is lost: where q is the prior for every x, the decoder has learned to ignore z, so z gets
+# hardly any gradient. The gentle start costs nothing.
+#
 # Now the strong decoder. It also looks at pixels of x that stand above and to the left, a
-# convolution whose kernel is masked: $p(x|z) = \prod_i p(x_i | x_{<i}, z)$ is a proper likelihood, and
-# often the neighbours say most of what there is to say.
+# convolution whose kernel is masked: $p(x|z) = \prod_i p(x_i | x_{<i}, z)$ is a proper likelihood,
+# and often the neighbours say most of what there is to say.
 
 # %%
 class PeekingVAE(VAE):
@@ -1223,20 +1245,20 @@ ax.legend()
 plot.show(
     fig,
     alt="KL per latent dimension. The plain decoder uses several dimensions with a nat or more. "
-    "β = D and the strong decoder lie on zero; with free bits every dimension has about half a nat.",
+    "β = D and the strong decoder lie near zero; with free bits each has about half a nat.",
 )
 
 # %% [markdown]
-# **What is seen.** Beside the strong decoder the codes die although β = 1. Its −ELBO is *lower* than the
-# plain VAE's: the bound itself doesn't mind. Annealing changes little here, since the end of the run
-# has the true objective, and that objective does not want z. Free bits keep the codes alive, and the
-# −ELBO gets worse: a used code is a choice of ours, paid for in nats.
+# **What is seen.** Beside the strong decoder the codes die although β = 1. Its −ELBO is *lower*
+# than the plain VAE's: the bound itself doesn't mind. Annealing changes little here, since the end
+# of the run has the true objective, and that objective does not want z. Free bits keep the codes
+# alive, and the −ELBO gets worse: a used code is a choice of ours, paid for in nats.
 #
-# Collapse by β is a mistake, to be mended. Collapse by a strong decoder is an answer: z isn't needed
-# for *likelihood*. If you need z for something else, you must say so in the loss.
+# Collapse by β is a mistake, to be mended. Collapse by a strong decoder is an answer: z isn't
+# needed for *likelihood*. If you need z for something else, you must say so in the loss.
 
 # %%
-# checkpoint: the peek at pixel i sees only earlier ones (by autograd), and the collapse is a collapse
+# checkpoint: the peek sees only earlier pixels (by autograd), and the collapse is a collapse
 pixels = torch.zeros(1, *images.shape, device=device, requires_grad=True)
 row, column = size // 2, size // 2
 (seen,) = torch.autograd.grad(peek.peek(pixels)[0, :, row, column].sum(), pixels)
@@ -1244,20 +1266,21 @@ later = seen[0].flatten(1)[:, row * size + column :]
 assert later.abs().max() == 0 and seen.abs().max() > 0
 if runtime.profile() != "smoke":
     assert costly_numbers[1] < 0.1 and costly_numbers[2] == 0  # KL [nats], active units
+    assert late_numbers[0] > max(fine_numbers[0], gentle_numbers[0])  # −ELBO: the start costs
     assert peek_numbers[1] < 0.3 * fine_numbers[1] and free_numbers[1] > 3 * peek_numbers[1]
 
 # %% [markdown]
 # ## 8.12 Break it: three wrong VAEs
 #
-# Each of these has been published as working code. Each trains, and its loss falls. Same budget, same
-# net as the right one above.
+# Each of these has been published as working code. Each trains, and its loss falls. Same budget,
+# same net as the right one above.
 #
 # 1. **One tensor.** The encoder returns the same numbers as μ and as log σ².
 # 2. **No draw.** z = μ: with the KL kept, and without it.
 # 3. **A wrong sign**: reconstruction *minus* KL.
 #
-# **Predict** for each: which of the printed numbers gives it away? What do reconstructions look like,
-# and what samples?
+# **Predict** for each: which of the printed numbers gives it away? What do reconstructions look
+# like, and what samples?
 
 # %%
 class OneTensor(VAE):
@@ -1294,8 +1317,8 @@ except runtime.UserError as problem:
     print("3  wrong sign:", problem)
 
 # %% [markdown]
-# The ones without a draw report the best numbers. But −ELBO contains an expectation over q(z|x), and
-# they never drew. Judge every net by the *right* formula, with z drawn:
+# The ones without a draw report the best numbers. But −ELBO contains an expectation over q(z|x),
+# and they never drew. Judge every net by the *right* formula, with z drawn:
 
 # %%
 def honestly(label, model):
@@ -1341,13 +1364,87 @@ plot.show(
 # And the encoders from inside: for every held-out picture and dimension, μ against σ.
 
 # %%
+@torch.no_grad()
+def mu_and_sigma(model, n=300):
+    mu, logvar = model.encode(held_out.images(torch.arange(min(n, len(held_out)))))
+    return mu.flatten().cpu(), torch.exp(0.5 * logvar).flatten().cpu()
+
+
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.6), sharey=True)
 for ax, title in zip(axes, ["right", "1 one tensor", "2a no draw, KL kept"], strict=True):
-    mu, logvar = collect(lambda x, m=models[title]: torch.cat(m.encode(x), 1), held_out, 500).chunk(
-        2, dim=1
-    )
-    ax.scatter(mu.flatten(), torch.exp(0.5 * logvar).flatten(), s=1, alpha=0.2, color=plot.THIRD)
+    ax.scatter(*mu_and_sigma(models[title]), s=1, alpha=0.2, color=plot.THIRD)
     ax.set_title(title, fontsize=10)
     ax.set_xlabel("μ")
 axes[0].set_ylabel("σ")
-plot.show(fig, alt="μ against σ. Right: a cloud, σ from small to one. One tensor: a single curve. ")
+plot.show(
+    fig,
+    alt="μ against σ. Right: a cloud, σ anywhere up to one, whatever μ is. One tensor: all points on "
+    "one rising curve. No draw: σ stays at about one.",
+)
+
+# %% [markdown]
+# **How each shows.**
+#
+# 1. **One tensor**: all points lie on the curve $\sigma = e^{\mu/2}$. A code far to the right
+#    *must* be vague, one far to the left exact. It works, with a worse −ELBO than the right one:
+#    nothing but the comparison gives it away. Plot μ against σ.
+# 2. **No draw**: the reported loss is too good, and jumps when z is drawn. With the KL kept, σ has
+#    no effect on the reconstruction, so the KL alone sets it: σ = 1. Without the KL it is 8.1's
+#    autoencoder in 24 dimensions, and draws from N(0, I) hit nothing.
+# 3. **Wrong sign**: the loss falls below 0 without end, which no Bernoulli −ELBO can. The KL
+#    explodes.
+
+# %%
+# checkpoint: the curve of (1); its KL is smallest at μ = 0; the honest numbers rank the right first
+mu, sigma = mu_and_sigma(one_tensor)
+torch.testing.assert_close(sigma, torch.exp(mu / 2))
+t = torch.linspace(-3, 3, 601)[:, None]
+best = divergences.kl_to_standard_normal(t, t).argmin()
+assert abs(t[best].item()) < 0.02
+if runtime.profile() != "smoke":
+    assert all(numbers["right"][0] < value[0] for key, value in numbers.items() if key != "right")
+
+# %% [markdown]
+# ## Exercises
+#
+# They live in `../exercises/08_vae.ipynb`, which comes with a later release.
+#
+# 1. **The KL term.** Write `kl_to_standard_normal(mu, logvar)` and check it against Monte Carlo.
+# 2. **A mended VAE.** You get a VAE with one of the faults of 8.12; find it from its numbers and
+#    pictures, and mend it.
+# 3. **A learned σ.** Give the Gaussian VAE one trainable log σ for all pixels. Which β does it
+#    choose?
+
+# %% [markdown]
+# ## Recap
+#
+# - An autoencoder's codes lie anywhere; its decoder alone is not a generator.
+# - log p(x) = ELBO + KL(q(z|x)‖p(z|x)) is an identity. The ELBO, reconstruction minus KL to the
+#   prior, is the part that can be computed.
+# - z = μ + σε lets the gradient through a draw, with far less noise than the score function.
+# - Sum over pixels *and* latents. A mean over pixels is β = D; a Gaussian's σ² is a β too.
+# - Report −ELBO with its count and standard error, KL and active units; look at reconstructions
+#   *and* samples. A fault often shows in only one of them.
+#
+# Next: chapter 09 (coming) moves around in the latent space on purpose.
+
+# %% [markdown]
+# ## References
+#
+# - Kingma & Welling 2014, [arXiv:1312.6114](https://arxiv.org/abs/1312.6114): the VAE,
+#   reparameterisation, the closed-form KL. We use convolutions and grey pixels.
+# - Rezende, Mohamed & Wierstra 2014, [arXiv:1401.4082](https://arxiv.org/abs/1401.4082): the same
+#   idea at the same time.
+# - Burda, Grosse & Salakhutdinov 2016, [arXiv:1509.00519](https://arxiv.org/abs/1509.00519):
+#   importance weights and active units. We only measure with the weights, we don't train with them.
+# - Higgins et al. 2017, β-VAE (ICLR): β as a dial. Theirs is meant; 8.5 is about the unmeant ones.
+
+# %% [markdown]
+# - Bowman et al. 2016, [arXiv:1511.06349](https://arxiv.org/abs/1511.06349): collapse beside a
+#   strong decoder, KL annealing. Theirs reads words, ours neighbouring pixels.
+# - Kingma et al. 2016, [arXiv:1606.04934](https://arxiv.org/abs/1606.04934): free bits. They share
+#   λ among groups of latents; ours is one λ per dimension.
+# - Loaiza-Ganem & Cunningham 2019, [arXiv:1907.06845](https://arxiv.org/abs/1907.06845): the
+#   normaliser that Bernoulli lacks on grey values. We keep Bernoulli and call it what it is.
+# - Tipping & Bishop 1999, *Probabilistic principal component analysis* (J. R. Stat. Soc. B 61): the
+#   linear model of the first picture and of 8.3.
