@@ -232,9 +232,9 @@ plot.show(
 #
 # where the sums run over all $x$ with $p(x) > 0$. Equality needs $q = p$ everywhere.
 #
-# **What it does not say.** KL is not a distance. Ann and Bob pay different amounts. And if you
-# believe that something is *impossible* ($q = 0$) and it happens ($p > 0$), you pay infinitely
-# much.
+# **What it does not say.** KL is not a distance: Ann pays more than Bob for confusing the same two
+# dice. And whoever believes that something is *impossible* ($q = 0$) when it does happen ($p > 0$)
+# pays infinitely much.
 
 # %%
 # checkpoint: our KL, the package's and torch's agree; impossible events cost infinitely much
@@ -269,8 +269,8 @@ print("ink pixels:", *ink[:12].tolist())
 # Our model $p_\theta$ with parameters $\theta = (\mu, \sigma)$ is a Gaussian on the whole numbers
 # $k = 0 \dots 64$: $\;p_\theta(k) \propto e^{-(k-\mu)^2/2\sigma^2}$.
 #
-# *Maximum likelihood* picks the $\theta$ that makes the observed samples most probable, that is,
-# with the smallest **negative log-likelihood** per sample. It needs only samples. KL needs
+# *Maximum likelihood* picks the $\theta$ under which the observed samples are most probable: the
+# smallest **negative log-likelihood** (NLL) per sample. It needs only samples. KL needs
 # $p_\text{data}$; here, by way of exception, we can count it. (It is the distribution *of these
 # images*, the empirical one.)
 #
@@ -297,7 +297,7 @@ def kl_to_data(mu, sigma):
 # %% [markdown]
 # Before we look, the algebra. Averaging over samples *is* averaging over $p_\text{data}$:
 #
-# $$\underbrace{-\frac1N\sum_{i=1}^N \log p_\theta(x_i)}_{\text{negative log-likelihood}}
+# $$\underbrace{-\frac1N\sum_{i=1}^N \log p_\theta(k_i)}_{\text{negative log-likelihood}}
 # = H(p_\text{data}, p_\theta)
 # = \underbrace{H(p_\text{data})}_{\text{without } \theta}
 # + \mathrm{KL}(p_\text{data}\,\|\,p_\theta).$$
@@ -375,9 +375,9 @@ torch.testing.assert_close(model_mean, ink.double().mean(), rtol=1e-3, atol=0)
 #
 # **Question.** Can surprise measure how well a model knows *images*?
 #
-# The simplest model treats pixels as 64 independent coins. For the class "three", pixel $j$ is
-# white with probability $\theta_j$. Maximum likelihood has a closed form here: $\theta_j$ is the
-# share of threes whose pixel $j$ is ink. The surprise at a whole image is the sum over its pixels,
+# The simplest model treats pixels as 64 independent coins. For the class "three", pixel $j$ is ink
+# with probability $\theta_j$. Maximum likelihood has a closed form here: $\theta_j$ is the share of
+# threes whose pixel $j$ is ink. The surprise at a whole image is the sum over its pixels,
 #
 # $$-\log p_\theta(x)
 # = -\sum_{j=1}^{64} \left[x_j \log\theta_j + (1 - x_j)\log(1-\theta_j)\right].$$
@@ -599,8 +599,9 @@ print(f"KL(q‖p) from μ = +1, σ = 2: μ {mu:+.3f}, σ {sigma:.3f}, {value:.3f
 
 # %% [markdown]
 # It stays broad, at a higher KL than both answers before: a *local minimum*. To leave it, the
-# Gaussian would have to become worse first. KL(p‖q) had a single minimum to find; KL(q‖p) has three
-# here. "Mode-seeking" describes the best minimum, and gradient descent promises only a nearby one.
+# Gaussian would have to become worse first. KL(p‖q) had a single minimum to find; KL(q‖p) has at
+# least three here. "Mode-seeking" describes the best minimum, and gradient descent promises only a
+# nearby one.
 #
 # Nor do all generators sit at one of these two ends. GANs are often sharp *and* forgetful, but
 # their ruler is a third one (section 1.7 and [chapter 02](02_minimax.ipynb)).
@@ -662,14 +663,16 @@ closed_form = kl_normals(MU_P, SIGMA_P, MU_Q, SIGMA_Q)
 print(f"KL(p‖q) = {closed_form:.4f} nats")
 
 # %% [markdown]
-# **The one the VAE needs.** There, $q$ is the standard normal $\mathcal N(0, 1)$ in each of $Z$
-# dimensions, and $p$ has its own $\mu_i$ and $\sigma_i$ in dimension $i$, all independent. Logs of
-# independent densities add, so their KLs add too. Put $\mu_q = 0$, $\sigma_q = 1$ into the formula:
+# **The one the VAE needs.** There the second argument is the standard normal $\mathcal N(0, 1)$ in
+# each of $Z$ dimensions, and the first has its own $\mu_i$ and $\sigma_i$ in dimension $i$, all
+# independent. Logs of independent densities add, so their KLs add too. Put $\mu_q = 0$ and
+# $\sigma_q = 1$ into the formula:
 #
 # $$\mathrm{KL}\big(\mathcal N(\mu, \mathrm{diag}\,\sigma^2)\,\|\,\mathcal N(0, I)\big)
 # = \frac12\sum_{i=1}^{Z}\left(\mu_i^2 + \sigma_i^2 - \log\sigma_i^2 - 1\right).$$
 #
-# Networks give $\log\sigma^2$, called `logvar`, because any real number is allowed there.
+# Networks give $\log\sigma^2$, called `logvar`, because any real number is allowed there. (Beware:
+# [chapter 08](08_vae.ipynb) calls the first argument $q(z|x)$ and the second $p(z)$.)
 
 # %%
 mu, logvar = torch.randn(4, 24), torch.randn(4, 24)  # (B, Z): a batch of four, 24 dimensions
@@ -731,12 +734,25 @@ plot.show(
 # **What it does not say.** That the error bar guards against mistakes. It measures chance, not
 # whether you averaged the right thing. Section 1.9 abuses this.
 
+# %% [markdown]
+# The number of dimensions does not enter the formula (only $s$ may grow with it). Here is the first
+# row of the batch above, 24 dimensions at once, with the VAE's closed form beside it:
+
+# %%
+normal = torch.distributions.Normal
+posterior, prior = normal(mu[0], (logvar[0] / 2).exp()), normal(torch.zeros(24), 1)
+z = posterior.sample((20_000,))  # (N, 24); log densities of independent dimensions add
+estimate, error = divergences.monte_carlo_kl(
+    lambda z: posterior.log_prob(z).sum(1), lambda z: prior.log_prob(z).sum(1), z
+)
+print(f"Monte Carlo {estimate:.3f} ± {error:.3f} nats, closed form {mine[0]:.3f} nats")
+
 # %%
 # checkpoint: three routes to one number, and Monte Carlo where no formula exists (the two bumps)
+assert (estimate - mine[0]).abs() < 5 * error
 torch.testing.assert_close(
     torch.tensor(closed_form), divergences.kl_gaussians(MU_P, SIGMA_P, MU_Q, SIGMA_Q)
 )
-normal = torch.distributions.Normal
 by_torch = torch.distributions.kl_divergence(normal(MU_P, SIGMA_P), normal(MU_Q, SIGMA_Q))
 torch.testing.assert_close(torch.tensor(closed_form), by_torch)
 centre = torch.where(torch.rand(20_000) < WEIGHT, -CENTRE, CENTRE)  # which bump, then where
@@ -791,7 +807,7 @@ plot.show(
 #
 # There is a game behind it. I toss a coin, draw $x$ from $p$ or from $q$ accordingly, and show you
 # $x$. How many nats does $x$ tell you about the coin? On average, exactly $\mathrm{JS}(p, q)$. A
-# coin holds only $\log 2$ nats, so there is the bound. The best player answers "from $p$" with
+# coin holds only $\log 2$ nats, so there is the bound. The best player believes in "from $p$" with
 # probability $p(x)/(p(x)+q(x))$. In [chapter 02](02_minimax.ipynb) this player is called the
 # *discriminator*.
 #
@@ -810,7 +826,8 @@ torch.testing.assert_close(js(one, two), js(two, one))
 # ## 1.8 When supports do not touch
 #
 # **Question.** A generator begins with noise. Noise and digits have *nothing in common*: no image
-# is likely under both. What do our rulers say then?
+# is likely under both. Even later, its images fill only a thin sheet in the space of all images,
+# with no more dimensions than its $z$. What do our rulers say then?
 #
 # The *support* of a density is where it is not 0. Take two narrow bumps, one unit wide and
 # **exactly** zero outside (Gaussians never are), a distance $d$ apart. Add a ruler of another kind,
@@ -953,7 +970,7 @@ assert (good[0] - closed_form).abs() < 5 * good[1]
 
 # %% [markdown]
 # **Second break: believing "never".** In section 1.4 we began counting at 1. Without it, a pixel
-# that was black in *all* training images of a class gets $\theta_j = 0$.
+# that was paper in *all* training images of a class gets $\theta_j = 0$.
 #
 # **Predict:** of the new digits, priced by the model of their own class, how many cost infinitely
 # much?
@@ -992,7 +1009,7 @@ assert -fitted.sum(1).mean() < smooth and hit.any()
 #
 # 1. **KL with zeros.** Write `kl(p, q)` for batches, with $0\log 0 = 0$ and infinity where it
 #    belongs, and with no `nan` in its gradient.
-# 2. **The Gaussian of a class.** Derive the closed-form KL between two Gaussians with *diagonal*
+# 2. **Many dimensions.** Derive the closed-form KL between two Gaussians with *diagonal*
 #    covariances, and check it by Monte Carlo in 24 dimensions.
 # 3. **Between the directions.** Fit a Gaussian to the two bumps by JS. Is it covering or seeking?
 #    How does the answer change as the bumps move apart?
@@ -1014,16 +1031,16 @@ assert -fitted.sum(1).mean() < smooth and hit.any()
 # ## References
 #
 # - Shannon 1948, *A Mathematical Theory of Communication*: entropy, and why a logarithm. We use
-#   nats.
+#   nats, not bits.
 # - Kullback & Leibler 1951, *On Information and Sufficiency*. They call the *sum* of both
-#   directions "divergence"; today's name, and ours, is for one direction.
-# - Lin 1991, *Divergence Measures Based on the Shannon Entropy*: JS and its bound (1 bit there,
-#   $\log 2$ nats here).
-# - Minka 2005, *Divergence Measures and Message Passing*: the two directions, there for inference;
-#   we fit by plain gradient descent.
-# - Kingma & Welling 2014, [arXiv:1312.6114](https://arxiv.org/abs/1312.6114), appendix B: the VAE's
-#   KL. They state $-\mathrm{KL}$; we give the KL.
-# - Arjovsky, Chintala & Bottou 2017, [arXiv:1701.07875](https://arxiv.org/abs/1701.07875), example
-#   1: parallel lines. Our bumps have a width, so one sees where JS goes flat.
+#   directions "divergence"; we mean one direction.
+# - Lin 1991, *Divergence Measures Based on the Shannon Entropy*: JS. Its bound is 1 bit there,
+#   $\log 2$ nats here.
+# - Minka 2005, *Divergence Measures and Message Passing*: the two directions, for inference. We fit
+#   by gradient descent.
+# - Kingma & Welling 2014, [arXiv:1312.6114](https://arxiv.org/abs/1312.6114), appendix B states
+#   $-\mathrm{KL}$; we give the KL.
+# - Arjovsky, Chintala & Bottou 2017, [arXiv:1701.07875](https://arxiv.org/abs/1701.07875): parallel
+#   lines. Our bumps have a width, so JS goes flat before your eyes.
 #
 # Next: [chapter 02](02_minimax.ipynb), where a network learns to measure JS.
