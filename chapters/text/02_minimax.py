@@ -19,7 +19,7 @@
 # %% [markdown]
 # **After this chapter you can** derive the best possible judge and the value of the game against
 # it · train a GAN in one dimension and read its curves · explain why gradient steps circle around
-# a saddle, what helps, and why nobody trains the forger on $\log(1-D)$.
+# a saddle, what helps, and why hardly anybody trains the forger on $\log(1-D)$.
 #
 # **You need** [chapter 01](01_kl_divergence.ipynb): KL and Jensen–Shannon divergence in nats.
 #
@@ -46,12 +46,12 @@ runtime.seed_everything(0)
 print(runtime.describe())
 
 # %%
-SAMPLES = runtime.budget(smoke=20_000, cpu=200_000, gpu=200_000)  # error bars of about 0.002 nats
-JUDGE_STEPS = runtime.budget(smoke=100, cpu=1_000, gpu=1_000)  # D stops changing before that
-GAN_STEPS = runtime.budget(smoke=60, cpu=1_500, gpu=1_500)  # q sits on p well before the end
+SAMPLES = runtime.budget(smoke=20_000, cpu=200_000, gpu=200_000)  # enough for three digits of V
+JUDGE_STEPS = runtime.budget(smoke=100, cpu=1_000, gpu=1_000)  # enough for D* to show
+GAN_STEPS = runtime.budget(smoke=60, cpu=1_500, gpu=1_500)  # q reaches p before the end
 STALL_STEPS = runtime.budget(smoke=60, cpu=800, gpu=800)  # −log D arrives after about half of it
 BATCH = 256  # with less, the noise in one batch hides what the game does
-WIDTH = 32  # enough bends for two bumps; the nets stay so small that a CPU beats a GPU
+WIDTH = 32  # enough bends for two bumps; a CPU is quick enough for such small nets
 G_RATE = 1e-3  # the forger moves slowly …
 D_RATE = 5e-3  # … and the judge quickly, so that it stays near its best answer (section 2.6)
 BETA1 = 0.0  # Adam without momentum; section 2.6 shows what momentum does to this game
@@ -152,9 +152,9 @@ plot.show(
 # other loses, a *zero-sum* game.
 
 # %% [markdown]
-# A judge that answers ½ to everything scores $\log\frac12+\log\frac12=-\log4$. A judge that is
-# never wrong and always sure scores $0$, the maximum. One that is sure and wrong loses without
-# limit.
+# A judge that answers ½ to everything scores $\log\frac12+\log\frac12=-\log4$ nats (2 bits lost:
+# it knows neither answer of two yes-no questions). A judge that is never wrong and always sure
+# scores $0$, the maximum. One that is sure and wrong loses without limit.
 #
 # **Predict.** Let $p=\mathcal N(1,1)$, $q=\mathcal N(-1,1)$, and take judges
 # $D_a(x)=\sigma(ax)$ with the sigmoid $\sigma(t)=1/(1+e^{-t})$. The sign of $x$ is the best hint
@@ -162,9 +162,9 @@ plot.show(
 # or 1?
 
 # %% [markdown]
-# The network will return the **logit** $l$, not the probability: $D=\sigma(l)$. Then
-# $\log D=\log\sigma(l)$ and $\log(1-D)=\log\sigma(-l)$, both exact even when $D$ is so close to
-# 0 or 1 that rounding would give $\log 0$.
+# In code a judge returns the **logit** $l$, not the probability: $D=\sigma(l)$. Then
+# $\log D=\log\sigma(l)$ and, since $1-\sigma(l)=\sigma(-l)$, $\log(1-D)=\log\sigma(-l)$. Both stay
+# accurate even when $D$ is so close to 0 or 1 that rounding would give $\log 0$.
 
 # %%
 def value(real_logits, fake_logits):
@@ -227,7 +227,8 @@ print("the judge's loss is −V ✓")
 # %% [markdown]
 # $$f'(y)=\frac ay-\frac b{1-y}=0\iff a(1-y)=by\iff y=\frac a{a+b},$$
 #
-# and $f''(y)=-\frac a{y^2}-\frac b{(1-y)^2}<0$, so it is the only maximum. Therefore
+# and $f''(y)=-\frac a{y^2}-\frac b{(1-y)^2}<0$, so it is the only maximum. (If $b=0$, $f$ rises all
+# the way to $y=1$; if $a=0$, to $y=0$: the formula holds there too.) Therefore
 #
 # $$\boxed{D^*(x)=\frac{p(x)}{p(x)+q(x)}}\qquad\text{with logit}\quad
 # \log\frac{D^*}{1-D^*}=\log\frac{p(x)}{q(x)}.$$
@@ -382,8 +383,8 @@ plot.show(
 
 # %% [markdown]
 # Two dips, one per bump; neither reaches $-\log4$, because one bell can't be two bumps. A forger
-# that starts at the left slides into the left dip and stays: a first look at *mode collapse*,
-# chapter 06 (coming).
+# that can only shift this bell, and starts at the left, slides into the left dip and stays: a first
+# look at *mode collapse*, chapter 06 (coming).
 #
 # And far away the curve goes **flat**: JS is stuck at its ceiling, $\log2$, and a forger that
 # descends it learns nothing. The figure assumes a perfect judge; a real one is somewhere below
@@ -394,7 +395,7 @@ print(f"trained judge of 2.2: JS is at least {(v_found + math.log(4)) / 2:.4f} n
 print(f"and it is {(v_best + math.log(4)) / 2:.4f}")
 
 # %% [markdown]
-# The last line is useful: since $V(D,G)\le V(D^*,G)$, **every** judge gives a lower bound,
+# How does that work? Since $V(D,G)\le V(D^*,G)$, **every** judge gives a lower bound,
 # $\mathrm{JS}\ge\frac12\big(V(D,G)+\log4\big)$.
 #
 # Now play the forger yourself against the perfect judge. Move the sliders until the gauge is as low
@@ -405,7 +406,8 @@ print(f"and it is {(v_best + math.log(4)) / 2:.4f}")
 def draw_explorer(mean, scale):
     log_q = log_normal(X, mean, scale)
     v = value_on_grid(log_p(X) - log_q, log_q)
-    fig, (ax, gauge) = plt.subplots(1, 2, figsize=(8, 3.3), width_ratios=[5, 1])
+    fig, (ax, gauge) = plt.subplots(1, 2, figsize=(8, 3.3), width_ratios=[6, 1], layout="none")
+    fig.subplots_adjust(left=0.08, right=0.97, bottom=0.16, top=0.86, wspace=0.42)
     green = draw_game(ax, log_q.exp(), torch.sigmoid(log_p(X) - log_q), judge="D*")
     ax.legend(loc="upper left")
     green.legend(loc="upper right")
@@ -447,6 +449,33 @@ for center, scale in ((-2.0, 0.5), (0.5, 1.0), (3.0, 1.5)):
 #    $\log(1-D(\tilde x))$; section 2.7 says why.
 
 # %% [markdown]
+# Measuring is plumbing: $q$ is estimated by sorting 20,000 generated numbers into cells of width
+# 0.1. That makes JS come out a little too large. By how much? Real numbers against $p$ should give
+# 0; the cell prints what they give, the floor of this ruler.
+
+# %%
+EDGES = torch.linspace(-15, 15, 301)
+MIDDLES = (EDGES[1:] + EDGES[:-1]) / 2
+P_CELLS = log_p(X).exp().view(300, 5).sum(1) * DX  # (300,) mass of p in each cell
+
+
+# %%
+def cells(x):
+    """Share of the numbers x (n, 1) in each of the 300 cells; the outer two take all beyond."""
+    return torch.histogram(x.squeeze(1).clamp(-14.99, 14.99), EDGES).hist.double() / len(x)
+
+
+print(f"floor: JS = {divergences.js(P_CELLS, cells(sample_p(20_000))):.5f} nats")
+
+
+# %%
+@torch.no_grad()
+def photograph(G, D):
+    """The cells of 20,000 generated numbers, and D in the middle of each cell."""
+    return cells(G(torch.randn(20_000, 1))), torch.sigmoid(D(MIDDLES[:, None]))
+
+
+# %% [markdown]
 # Both losses in logits, with $\mathrm{softplus}(t)=\log(1+e^t)$:
 #
 # $$-\log D=\mathrm{softplus}(-l),\qquad-\log(1-D)=\mathrm{softplus}(l).$$
@@ -471,7 +500,7 @@ def play(seed, *, d_rate=D_RATE, beta1=BETA1, watch=()):
         x_fake = G(torch.randn(BATCH, 1))  # (B, 1)
 
         d_loss = F.softplus(-D(x_real)).mean() + F.softplus(D(x_fake.detach())).mean()
-        d_opt.zero_grad()
+        d_opt.zero_grad()  # also throws away what the forger's step left in D
         d_loss.backward()
         d_opt.step()
 
@@ -484,36 +513,8 @@ def play(seed, *, d_rate=D_RATE, beta1=BETA1, watch=()):
             history["step"].append(step)
             history["d_loss"].append(d_loss.item())
             history["g_loss"].append(g_loss.item())
-            history["js"].append(js_of(G))
+            history["js"].append(divergences.js(P_CELLS, photograph(G, D)[0]).item())
     return history, frames, G, D
-
-
-# %% [markdown]
-# Measuring is plumbing: $q$ is estimated by sorting many generated numbers into cells of width 0.1.
-# (20,000 samples make JS come out slightly too large, by less than 0.001 nats here.)
-
-# %%
-EDGES = torch.linspace(-15, 15, 301)
-MIDDLES = (EDGES[1:] + EDGES[:-1]) / 2
-P_CELLS = log_p(X).exp().view(300, 5).sum(1) * DX  # (300,) mass of p in each cell
-
-
-# %%
-@torch.no_grad()
-def cells_of(G, n=20_000):
-    """Share of n generated samples in each of the 300 cells (the outer two take all beyond)."""
-    x = G(torch.randn(n, 1)).squeeze(1).clamp(-14.99, 14.99)
-    return torch.histogram(x, EDGES).hist.double() / n
-
-
-# %%
-def js_of(G):
-    return divergences.js(P_CELLS, cells_of(G)).item()
-
-
-@torch.no_grad()
-def photograph(G, D):
-    return cells_of(G), torch.sigmoid(D(MIDDLES[:, None]))
 
 
 # %%
@@ -568,14 +569,14 @@ for level, text in ((math.log(4), "log 4"), (math.log(2), "log 2")):
     left.axhline(level, color="0.5", linestyle="--", linewidth=1)
     left.text(GAN_STEPS, level + 0.03, text, ha="right", color="0.4")
 right.plot(history["step"], history["js"], color="k", label="measured")
-right.plot(history["step"], bound, color=plot.THIRD, linewidth=1, label="by the judge's loss")
+right.plot(history["step"], bound, color=plot.THIRD, linewidth=1, label="the judge's bound")
 right.axhline(0, color="0.5", linestyle="--", linewidth=1)
 right.set(xlabel="step", ylabel="JS(p, q) [nats]", ylim=(-0.04, 0.3))
 right.legend()
 plot.show(
     fig,
     alt="Left: the judge's loss settles at log 4, the forger's at log 2. Right: the measured JS "
-    "falls towards 0; the bound from the judge's loss, noisier, stays mostly below it.",
+    "falls towards 0; the judge's bound, noisier, stays mostly below it.",
 )
 
 # %% [markdown]
@@ -708,9 +709,9 @@ for eta in (0.1, 0.5, 1.5):
 #   found there, $w'=w-\eta F\big(w-\eta F(w)\big)$.
 # - **Optimistic** gradient extrapolates: $w'=w-\eta\big(2F(w)-F(w_\text{before})\big)$. It needs no
 #   second evaluation.
-# - **Damping the judge**: subtract $\gamma y$ from its force, so that it never holds an opinion
-#   longer than it is paid for.
-# - **Averaging** the points an alternating orbit visits.
+# - **Damping the judge**: simultaneous steps with $y'=y+\eta(x-\gamma y)$, so that it never holds
+#   an opinion longer than it is paid for.
+# - **Averaging** the points that an alternating orbit visits.
 #
 # **Predict.** Which of them will end nearest to $(0,0)$ after 100 steps?
 
@@ -757,8 +758,9 @@ plot.show(
 )
 
 # %% [markdown]
-# Straight lines on a logarithmic axis are geometric convergence; averaging an orbit only gives
-# about $1/t$. Which straight line is steepest depends on $\eta$ and $\gamma$: try it below.
+# Straight lines on a logarithmic axis are geometric convergence. Averaging gives only about $1/t$:
+# the sum of the points stays bounded while they circle, and is divided by their number. Which line
+# is steepest depends on $\eta$ and $\gamma$: try it below.
 #
 # What the figure does not say: that damping is harmless. Here the solution happens to have $y=0$,
 # so pulling $y$ to 0 is right. In a GAN the corresponding pull must vanish at the solution, which
@@ -771,13 +773,14 @@ NAMED = {f.__name__: f for f in SCHEMES}
 
 def draw_saddle(scheme, eta):
     path = walk(NAMED[scheme], eta, 60)
-    fig, (ax, distance) = plt.subplots(1, 2, figsize=(8, 3.6))
-    plot.field(lambda x, y: (-y, x), limits=(-2, 2), ax=ax)
+    fig, (ax, distance) = plt.subplots(1, 2, figsize=(8, 3.6), layout="none")
+    fig.subplots_adjust(left=0.06, right=0.98, bottom=0.14, top=0.9, wspace=0.25)
+    plot.field(lambda x, y: (-y, x), limits=(-2, 2), arrows=11, ax=ax)
     ax.plot(*path.T, "o-", color=plot.FOURTH, markersize=3, linewidth=1)
     ax.plot(0, 0, "k*", markersize=12)
     ax.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xlabel="x (forger)", ylabel="y (judge)")
-    distance.semilogy(path.norm(dim=1).clamp(1e-6, 1e6), color=plot.FOURTH)
-    distance.set(ylim=(1e-4, 1e4), xlabel="step", ylabel="distance to (0, 0)")
+    distance.plot(path.norm(dim=1).clamp_min(1e-9).log10(), color=plot.FOURTH)
+    distance.set(ylim=(-4, 4), xlabel="step", ylabel="log₁₀ of the distance to (0, 0)")
     fig.suptitle(f"{scheme}, η = {eta:.2f}")
     return fig
 
@@ -797,7 +800,8 @@ widgets.explore(
 # extragradient step $I+\eta J(I+\eta J)=(1-\eta^2)I+\eta J$, with
 # $|\lambda|^2=(1-\eta^2)^2+\eta^2=1-\eta^2+\eta^4$: less than 1 for $\eta<1$.
 #
-# Damping the judge gives $|\lambda|^2=\det=1-\gamma\eta+\eta^2$: it works for $\eta<\gamma$.
+# Damping the judge has a complex pair again (for $\gamma<2$), so
+# $|\lambda|^2=\det=1-\gamma\eta+\eta^2$: it works for $\eta<\gamma$.
 # Optimistic steps work for $\eta<1/\sqrt3$; the checkpoint finds that limit numerically.
 
 # %%
@@ -841,14 +845,15 @@ def dirac_value(w):
 H = torch.autograd.functional.hessian(dirac_value, torch.zeros(2))
 derivative = torch.tensor([[1.0], [-1.0]]) * H  # of F = (∂V/∂θ, −∂V/∂ψ)
 turning = torch.linalg.eigvals(derivative)
-print("real parts", turning.real.abs().tolist(), "imaginary parts", turning.imag.tolist())
+print("eigenvalues:", *(f"{t.real.abs():.2f} {t.imag:+.2f}i," for t in turning))
 
 # %% [markdown]
 # Real GANs are more than their linear part: curvature and noise matter too. But the caricature
 # makes two predictions about section 2.4 that we can test.
 #
 # - *Momentum* remembers where the force pointed a moment ago. When the force rotates, that is old
-#   news. Adam's default $\beta_1=0.9$ should do worse than our $\beta_1=0$.
+#   news. Adam's default $\beta_1=0.9$ should do worse than our $\beta_1=0$. (The
+#   checkpoint shows it on $xy$.)
 # - A *quick judge* stays near its best answer, and then the forger descends a function instead of
 #   chasing. This needs a best answer: $\max_yxy$ has none, but a real $V$ is curved in $D$
 #   (section 2.2). Equal rates should do worse.
@@ -873,8 +878,8 @@ for (name, runs), color in zip(races.items(), (plot.THIRD, plot.FOURTH, "k"), st
     for js, label in zip(runs, (name, None), strict=True):
         smooth = torch.tensor(js).unfold(0, 5, 1).mean(1)  # running mean of 5 values
         ax.semilogy(history["step"][4:], smooth, color=color, label=label)
-ax.set(xlabel="step", ylabel="JS(p, q) [nats]")
-ax.legend(loc="lower left")
+ax.set(xlabel="step", ylabel="JS(p, q) [nats]", ylim=(3e-3, 4))
+ax.legend(loc="upper right")
 plot.show(
     ax,
     alt="JS against the step, two seeds per setting: it falls furthest with the quick judge "
@@ -891,17 +896,20 @@ plot.show(
 
 # %%
 def momentum(w, before, eta, beta=0.9):
-    """Alternating steps that also repeat β times the last move."""
-    return alternating(w, before, eta) + beta * (w - before)
+    """Alternating steps along a running mean of the forces, weight β on the past, as in Adam."""
+    pace = (1 - beta) * eta
+    x = w[0] - pace * w[1] + beta * (w[0] - before[0])
+    return torch.stack([x, w[1] + pace * x + beta * (w[1] - before[1])])
 
 
 # %%
 # checkpoint: near its solution the Dirac-GAN only rotates; momentum turns circling into leaving
 torch.testing.assert_close(turning.real, torch.zeros(2))
 torch.testing.assert_close(turning.imag.abs(), torch.full((2,), 0.5))
-for eta in (0.1, 0.3):
-    print(f"η = {eta}: |λ| {modulus(alternating, eta):.4f} → {modulus(momentum, eta):.4f}")
-    assert modulus(momentum, eta) > 1.001 > modulus(alternating, eta)
+for beta in (-0.3, 0.0, 0.5, 0.9):
+    size = modulus(lambda *state, beta=beta: momentum(*state, beta), 0.3)
+    print(f"xy, η = 0.3, β = {beta:4}: |λ| = {size:.4f}")
+    assert (size > 1) == (beta > 0) or abs(size - 1) < 1e-5
 
 # %% [markdown]
 # ## 2.7 Why −log D instead of log(1−D)
@@ -968,8 +976,9 @@ print(f"at l = −6, −log D pushes {math.exp(6):.0f} times as hard")
 # $$\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\int\nabla q\,\log\frac{p+q}p\,dx
 # =\nabla\big[\mathrm{KL}(q\|p)-2\,\mathrm{JS}(p,q)\big].$$
 #
-# The second line follows because $\log\frac{p+q}{p}=\log\frac qp-\log\frac q{p+q}$ (Arjovsky &
-# Bottou 2017). Note the sign of JS! Both gradients vanish at $q=p$: same goal, other road.
+# Constants inside the integrals drop out because $\int\nabla q\,dx=0$; the second line uses
+# $\log\frac{p+q}{p}=\log\frac qp-\log\frac q{p+q}$ (Arjovsky & Bottou 2017). Note the sign of JS!
+# Both gradients vanish at $q=p$: same goal, other road.
 
 # %% [markdown]
 # **Predict.** $p=\mathcal N(0,1)$, $q=\mathcal N(\mu,1)$. Each loss pulls μ towards 0. How does the
@@ -1038,7 +1047,7 @@ h = 1e-4
 for mu in (0.0, 0.5, 1.5, 3.0):
     slopes = (goals(mu + h) - goals(mu - h)) / (2 * h)
     both = torch.tensor([pull(mu, minimax), pull(mu, non_saturating_loss)], dtype=torch.float64)
-    print(f"μ = {mu}: autograd {both.tolist()}, differences {slopes.tolist()}")
+    print(f"μ = {mu}: autograd", *(f"{v:.4f}" for v in both.tolist() + slopes.tolist()))
     torch.testing.assert_close(both, slopes, atol=1e-4, rtol=0)
 
 # %% [markdown]
@@ -1078,7 +1087,7 @@ def chase(loss, optimizer, rate, head_start=300):
 
 
 # %%
-runs = {}
+runs = {}  # each optimizer has a rate at which −log D gets there
 for kind, optimizer, rate in (("SGD", torch.optim.SGD, 0.05), ("Adam", torch.optim.Adam, 0.01)):
     runs[f"saturating, {kind}"] = chase(losses.generator_loss_saturating, optimizer, rate)
     runs[f"non-saturating, {kind}"] = chase(losses.generator_loss, optimizer, rate)
@@ -1123,6 +1132,7 @@ torch.testing.assert_close(start["saturating, SGD"], start["saturating, Adam"])
 if runtime.profile() != "smoke":
     end = {name: place[-1] for name, (place, _) in runs.items()}
     assert end["saturating, SGD"] < -2 and abs(end["non-saturating, SGD"] - 3) < 0.5
+    assert abs(end["saturating, Adam"] - 3) < 0.5
 
 # %% [markdown]
 # ## Exercises
