@@ -713,7 +713,8 @@ ax_one.axhline(closed_form, color="0.4", linewidth=1)
 ax_one.set(xscale="log", xlabel="samples n", ylabel="KL(p‖q) [nats]")
 ax_one.set_title("one run, ± 1 standard error")
 rms = (estimates - closed_form).square().mean(1).sqrt()
-ax_two.loglog(sizes, rms, "o", color=plot.THIRD, label=f"true error of {REPEATS} runs")
+true = f"true error of {REPEATS} runs"
+ax_two.loglog(sizes, rms, "o", color=plot.THIRD, markersize=10, fillstyle="none", label=true)
 ax_two.loglog(sizes, errors.mean(1), "x", color=plot.FOURTH, label="standard error s/√n")
 guide = rms[0] * (torch.tensor(sizes) / sizes[0]) ** -0.5
 ax_two.loglog(sizes, guide, ":", color="0.5", label="slope −½")
