@@ -52,11 +52,11 @@ DATA = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
 STEPS = runtime.budget(smoke=12, cpu=4_000, gpu=30_000)  # about 5 minutes on 2 cores
 SHORT = runtime.budget(smoke=6, cpu=60, gpu=60)  # proofs need only as many steps as can differ
 TRIAL = runtime.budget(smoke=2, cpu=300, gpu=300)  # per ablation: enough to see who is behind
-Z_DIM = 64  # a few times the number of things that vary; 100 in the paper, no difference here
+Z_DIM = 64  # directions G can vary along; the paper has 100
 WIDTH = runtime.budget(smoke=8, cpu=32, gpu=64)  # channels of the largest maps: sets the cost
 TRIAL_WIDTH = runtime.budget(smoke=8, cpu=16, gpu=32)  # half the width costs about a third
 BATCH = 64  # smaller ones step faster but make BatchNorm noisy
-LR = 1e-3  # the paper's 2e-4 is safe and slow; with few steps a rate that falls later wins
+LR = 1e-3  # the paper's 2e-4 is slow when minutes count; ours falls later on
 BETAS = (0.5, 0.999)  # Adam's; section 5.4 tries the usual 0.9
 EMA_DECAY = 0.995  # averages the generator over about 200 steps
 SEED = 0
@@ -126,13 +126,14 @@ for n in (28, 14, 64, 7):
 kernel = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
 A = F.conv1d(torch.eye(8)[:, None], kernel, stride=2, padding=1)[:, 0].T
 B = F.conv_transpose1d(torch.eye(4)[:, None], kernel, stride=2, padding=1)[:, 0].T
-fig, axes = plt.subplots(1, 2, figsize=(6, 3), width_ratios=[2, 1])
-for ax, matrix, name in zip(axes, (A, B), ("convolution", "transposed convolution"), strict=True):
+fig, axes = plt.subplots(1, 2, figsize=(6, 2.9), width_ratios=[2, 1.3])
+for ax, matrix, name in zip(axes, (A, B), ("convolution", "transposed"), strict=True):
     ax.imshow(matrix, cmap="Blues", vmin=0, vmax=6)
     for i, row in enumerate(matrix.int().tolist()):
         for j, value in enumerate(row):
             ax.text(j, i, value or "·", ha="center", va="center")
-    ax.set(title=f"{name}: {len(matrix)}×{len(matrix[0])}", xticks=[], yticks=[])
+    ax.set(title=f"{name}: {len(matrix)}×{len(matrix[0])}")
+    ax.set_axis_off()
 plot.show(
     fig,
     alt="Two matrices of small numbers. The 4×8 one of the convolution has the kernel 1 2 3 4 in "
@@ -154,8 +155,9 @@ count3 = F.conv_transpose2d(ones, torch.ones(1, 1, 3, 3), stride=2, padding=1, o
 fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.7))
 for ax, count, k in zip(axes, (count4, count3[0, 0]), (4, 3), strict=True):
     shown = ax.imshow(count, cmap="viridis", vmin=0, vmax=4)
-    ax.set(title=f"kernel {k}, stride 2", xticks=[], yticks=[])
-fig.colorbar(shown, ax=axes, label="times painted")
+    ax.set_title(f"kernel {k}, stride 2")
+    ax.set_axis_off()
+fig.colorbar(shown, ax=axes, label="times painted", ticks=range(5))
 plot.show(
     fig,
     alt="Two maps of counts. Kernel 4: the same count everywhere except at the border. Kernel 3: a "
@@ -546,7 +548,8 @@ plot.show(
 )
 
 # %% [markdown]
-# ABLATIONPROSE
+# Read the two top rows first: they differ in nothing but luck. A gap between other rows that is no
+# larger than theirs means nothing.
 
 # %%
 # checkpoint: every trial ran on the same budget, and the ruler knows real from noise
@@ -652,7 +655,11 @@ plot.show(
 )
 
 # %% [markdown]
-# TIMEPROSE
+# The coarse comes before the fine: first a light patch in the middle, then outlines, then sleeves,
+# straps and soles, and patterns last. Compare a column from row to row: early on, one noise may
+# still become another article; later it keeps its article and only gains detail, because the rate
+# is falling. What the sheet does not show: whether *all* kinds of pictures are there (chapter 06,
+# coming), or only variations of a few.
 #
 # All 64 pictures of each sheet: move the slider.
 
@@ -686,7 +693,11 @@ plot.show(
 )
 
 # %% [markdown]
-# CURVEPROSE
+# The curves say less than you would like. G's loss does not fall while the pictures get better;
+# often it rises. Both players improve, and each loss measures one of them against the *other*. The
+# dotted lines are where a D that can only guess would be. The curves stay away from them: D can
+# still tell the two apart. What to watch for is a *collapse of the balance*: a `d_loss` that goes
+# to zero and stays there means that G has lost the game and learns nothing more.
 
 # %% [markdown]
 # **What the average is good for.** At the end the rate has fallen to zero, so the generator stands
@@ -728,7 +739,11 @@ plot.show(
 )
 
 # %% [markdown]
-# EMAPROSE
+# Both blocks start from the same finished generator. The last weights wander: details come and go
+# from one row to the next, although every row is "as well trained" as the one above. The average
+# moves less, as the first number says. Whether it is also *nearer* to the real pictures, the list
+# of distances says: look at them before you believe it. A rate that falls to zero and an average do
+# similar work. With both, the gain at the end is small; with a constant rate, it is what you want.
 
 # %%
 # checkpoint: the average moves less than what it averages; ours and the package's EMA agree
@@ -756,14 +771,15 @@ if runtime.profile() != "smoke":
 
 # %%
 @torch.no_grad()
-def logits(x):
+def logits(D, x):
     """D's opinion of each picture by itself: eval mode, so that no picture sees its batch."""
-    return torch.cat([copy.deepcopy(D).eval()(part) for part in x.split(500)])
+    D = copy.deepcopy(D).eval()
+    return torch.cat([D(part) for part in x.split(500)])
 
 
 with torch.no_grad():
     x_fake = ema_generator(noise)
-order = logits(x_fake).argsort()
+order = logits(D, x_fake).argsort()
 choices = {"least believed": order[:12], "random": torch.arange(12), "most believed": order[-12:]}
 fig, axes = plt.subplots(3, 1, figsize=(7, 2.0))
 for ax, (name, chosen) in zip(axes, choices.items(), strict=True):
@@ -777,7 +793,11 @@ plot.show(
 )
 
 # %% [markdown]
-# FAILPROSE
+# Look along the top row: torn outlines, holes, a sleeve too many, articles that are half one thing
+# and half another. The middle row has some of these too, which is the honest picture of the average
+# quality. And the bottom row is *plain*: what D believes most is the common, not the beautiful. Now
+# and then D rejects a picture that you would accept. Its judgement depends on the last thing it
+# learned about this one generator; it is no general judge of pictures.
 
 # %% [markdown]
 # Some pictures belong to no class: half shirt, half bag. Chance alone can't be blamed. The noise
@@ -819,7 +839,7 @@ groups = {
 fig, ax = plt.subplots()
 verdicts = {}
 for name, (x, colour, line) in groups.items():
-    verdicts[name] = torch.sigmoid(logits(x)).cpu()
+    verdicts[name] = torch.sigmoid(logits(D, x)).cpu()
     ax.hist(verdicts[name], bins=torch.linspace(0, 1, 26), density=True, histtype="step",
             color=colour, linestyle=line, linewidth=1.8, label=name)  # fmt: skip
     right = ((verdicts[name] > 0.5) == ("real" in name)).float().mean()
@@ -832,11 +852,15 @@ plot.show(
 )
 
 # %% [markdown]
-# OVERPROSE
+# D is right more often than a coin, about generated pictures too: there are differences that it can
+# see and we overlook, and G has not removed them. So $q \ne p$, whatever the sheets look like. The
+# distance between the solid and the dashed blue line is *overfitting*: a D that knows its training
+# pictures by heart gives them a higher value than pictures it has never seen. With 60,000 pictures
+# and a short training the two blue lines nearly agree. Section 5.9 shows what happens with few.
 
 # %%
 # checkpoint: D's opinion of a picture does not depend on its neighbours; the walk keeps N(0, I)
-torch.testing.assert_close(logits(x_fake[:4]), logits(x_fake)[:4], rtol=1e-3, atol=1e-3)
+torch.testing.assert_close(logits(D, x_fake[:4]), logits(D, x_fake)[:4], rtol=1e-3, atol=1e-3)
 a, b = torch.randn(2, 200_000)
 for angle in (0.3, 0.8, 1.2):
     z = a * torch.tensor(angle).cos() + b * torch.tensor(angle).sin()
@@ -881,7 +905,11 @@ plot.show(
 )
 
 # %% [markdown]
-# BIGPROSE
+# In the `smoke` and `cpu` profiles this is *not* a result. It only shows that the same code runs at
+# 64×64 in colour: these steps are far too few. One step costs many times more, since there are five
+# times as many pixels and one stage more. The `gpu` profile trains it to the end; its results have
+# not been measured yet, so we quote none. On a GPU replace `"shapes"` by any other name that
+# `data.load` takes, and keep `BIG_WIDTH` at 64.
 
 # %%
 # checkpoint: one doubling more, and the shapes that belong to 64×64 in colour
@@ -917,10 +945,9 @@ own_average, _ = train.train_gan(
 )
 with torch.no_grad():
     x_fake = own_average(noise[:24])
-    unseen = data.load("shapes", split="test", size=32, count=FEW)
-    D = own_D
-    seen_logit, unseen_logit = (logits(x.images(range(FEW))).mean().item() for x in (own, unseen))
-print(f"mean logit of D: seen pictures {seen_logit:.2f}, unseen ones {unseen_logit:.2f}")
+unseen = data.load("shapes", split="test", size=32, count=FEW)
+for name, x in (("seen", own), ("unseen", unseen)):
+    print(f"{name:6} pictures: mean logit {logits(own_D, x.images(range(FEW))).mean():.2f}")
 
 # %%
 nearest = torch.cdist(x_fake.flatten(1), own.images(range(FEW)).flatten(1)).argmin(1)
@@ -936,7 +963,14 @@ plot.show(
 )
 
 # %% [markdown]
-# OWNPROSE
+# D's mean logit is higher for pictures it has seen than for pictures of the very same kind that it
+# has not: it has begun to learn the folder by heart. Its signal to G then says "be like these 200",
+# and the best G can do is to copy. Compare each generated shape with its nearest neighbour in the
+# folder below it.
+#
+# What to expect: with tens of pictures, copies or noise. With hundreds of very similar pictures,
+# something recognisable. For variety count in thousands, all framed alike. Mirrored copies help if
+# a mirrored picture is a picture you would accept.
 
 # %%
 # checkpoint: a folder gives the pictures that were put in
@@ -974,7 +1008,10 @@ plot.show(
 )
 
 # %% [markdown]
-# BREAKPROSE
+# The same weights, and the pictures are destroyed. Each layer was trained on inputs that BatchNorm
+# had brought to mean 0 and variance 1. With the wrong statistics every layer hands on the wrong
+# scale, and the error multiplies. The danger is that nothing complains: the losses look fine, since
+# the average takes no part in training. Only a look at the average's *own* samples shows it.
 
 # %% [markdown]
 # ## Exercises
