@@ -79,6 +79,15 @@ def test_batches_are_the_pictures_in_minus_one_to_one():
     assert torch.equal(images.images(indices), batch)
 
 
+def test_pictures_that_are_too_many_for_the_device_go_there_by_batch(monkeypatch):
+    x, labels = torch.zeros(8, 1, 4, 4, dtype=torch.uint8), torch.arange(8)
+    for limit, home in ((8 * 16, "meta"), (8 * 16 - 1, "cpu")):
+        monkeypatch.setattr(data, "ON_DEVICE_BYTES", limit)
+        images = data.Images(x, labels, ["a"], "many", device="meta")
+        assert images.x.device.type == images.labels.device.type == home
+    assert images.batch(0, 3).device.type == "meta"
+
+
 @pytest.mark.parametrize(("step", "batch_size"), [(-1, 4), (0, 0), (3, -2)])
 def test_impossible_batches(step, batch_size):
     with pytest.raises(ValueError, match=f"no batch {step} of size {batch_size}"):
@@ -426,8 +435,9 @@ def test_writing_to_the_pictures_does_not_change_the_cache(tmp_path):
 def test_many_pictures_are_decoded_in_blocks(tmp_path):
     pictures = tmp_path / "pics"
     for i in range(40):  # a block holds 2²⁵ bytes: at 1024 pixels 16 pictures, the least there is
-        save(pictures / f"{i:02}.png", (5 * i, 0, 0), size=(4, 4))
+        save(pictures / "ab"[i // 20] / f"{i:02}.png", (5 * i, 0, 0), size=(4, 4))
     images = data.load(f"folder:{pictures}", size=1024)
+    assert images.labels.tolist() == 20 * [0] + 20 * [1]
     assert images.x[:, 0, 0, 0].tolist() == [5 * i for i in range(40)]
 
 
