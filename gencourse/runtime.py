@@ -94,7 +94,10 @@ def check_machine(folder="."):
         f"Python {version} is new enough.",
         f"Python {version} is too old: install Python 3.11 or newer.",
     )
-    for package in ("torch", "torchvision", "matplotlib", "ipywidgets", "scikit-learn"):
+    for package in (
+        *("torch", "torchvision", "numpy", "matplotlib", "ipywidgets", "scikit-learn"),
+        *("accelerate", "safetensors", "tqdm", "pooch", "typer"),
+    ):
         try:
             found = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -109,11 +112,18 @@ def check_machine(folder="."):
         "For the full ones open a chapter in Colab and choose Runtime → Change runtime type → GPU.",
     )
     folder = Path(folder).resolve()
-    writable = os.access(folder, os.W_OK)
     note(
-        writable,
-        f"{folder} can be written to.",
-        f"{folder} can't be written to: start Jupyter in a folder of your own.",
+        os.access(folder, os.W_OK),
+        f"The folder {folder.name} can be written to.",
+        f"The folder {folder} can't be written to: start Jupyter in a folder of your own.",
+    )
+    given = os.environ.get("GENCOURSE_DATA")
+    note(
+        not given or Path(given).is_dir(),
+        "Data will be read from the folder in GENCOURSE_DATA where it is there."
+        if given
+        else "Data will be fetched when a chapter first needs it (the first chapters need none).",
+        f"GENCOURSE_DATA names {given!r}, which is no folder: correct the name, or unset it.",
     )
     free = shutil.disk_usage(folder).free / 1e9
     note(

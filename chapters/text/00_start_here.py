@@ -55,12 +55,13 @@ AMBIENT = 0.25  # light that comes from everywhere: shadows are dark, not black
 Z = 64  # random numbers behind each learned picture: more than digits need, cheap all the same
 BATCH = 64  # pictures per training step: enough for a steady direction, few enough to be quick
 RATE = 2e-3  # length of a training step: large, for we want to see something within a minute
-STEPS = runtime.budget(smoke=40, cpu=1_000, gpu=2_000)  # digits are readable after a few hundred
+STEPS = runtime.budget(smoke=20, cpu=1_000, gpu=2_000)  # digits are readable after a few hundred
+DECAY = 0.98  # the networks we look at are averages over about 1 / (1 − DECAY) steps
 
 # %% [markdown]
 # ## Where this chapter is heading
 #
-# Left: pictures that follow a rule; thirty lines of code know everything about them. Middle: digits
+# Left: pictures that follow a rule; a page of code knows everything about them. Middle: digits
 # that people wrote by hand. Right: what a neural network draws before it has seen a single one.
 # By the end of this chapter the right panel will look like the middle one.
 
@@ -72,11 +73,12 @@ noise = torch.randn(64, Z, device=device)  # the same noise for every learned pi
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.7))
 plot.grid(shapes.images(torch.arange(25)), columns=5, ax=axes[0], title="by rule")
 plot.grid(digits.images(torch.arange(25)), columns=5, ax=axes[1], title="by hand")
-plot.grid(10 * G(noise[:25]), columns=5, ax=axes[2], title="an untrained network")
+plot.grid(10 * G(noise[:25]), columns=5, ax=axes[2], title="untrained, contrast × 10")
 plot.show(
     fig,
     alt="Three grids of small pictures: clean coloured shapes, grey handwritten digits, and grey "
     "noise from a network that has learned nothing yet.",
+    jpeg=True,
 )
 
 # %% [markdown]
@@ -99,6 +101,7 @@ def unit(v):
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
+# %%
 def camera_rays(height, width, eye, target, angle=40.0):
     """Directions (height, width, 3) of the rays of a camera with this vertical angle [degrees]."""
     forward = unit(target - eye)
@@ -124,9 +127,11 @@ def camera_rays(height, width, eye, target, angle=40.0):
 
 # %%
 def dot(a, b):
+    """Dot products of vectors (…, 3)."""
     return (a * b).sum(axis=-1)
 
 
+# %%
 def hit_sphere(origin, direction, centre, radius):
     """Distance t to a sphere along each ray, infinite where it is missed."""
     b = dot(direction, origin - centre)
@@ -150,7 +155,7 @@ left.imshow(hit)
 left.set_title("does the ray hit?")
 image = right.imshow(np.where(hit, t, np.nan), cmap="viridis")
 right.set_title("how far away?")
-fig.colorbar(image, ax=right, label="distance t")
+fig.colorbar(image, ax=right, label="t [lengths of the scene]")
 for ax in (left, right):
     ax.set_axis_off()
 plot.show(
@@ -199,6 +204,7 @@ def lambert(normal, sun):
     return AMBIENT + (1 - AMBIENT) * np.maximum(dot(normal, sun), 0)
 
 
+# %%
 sun = unit(np.array([-0.6, 0.85, 0.55]))  # from the left, from above, from behind the eye
 normals = (points - centre) / radius
 as_colour, shaded = np.zeros((*hit.shape, 3)), np.zeros(hit.shape)
@@ -216,6 +222,7 @@ plot.show(
     fig,
     alt="A flat white disc; the same disc in a rainbow of colours that encode its normals; and a "
     "grey ball, bright at the upper left and dark at the lower right.",
+    jpeg=True,
 )
 
 # %% [markdown]
@@ -251,6 +258,7 @@ print("✓ upright on the surface, everywhere")
 CORNERS = np.random.default_rng(3).random((32, 32, 32))  # repeats every 32 cubes: far enough
 
 
+# %%
 def noise_at(p):
     """Smooth noise in [0, 1] at points (…, 3)."""
     cell = np.floor(p).astype(int)
@@ -270,6 +278,7 @@ def fractal(p):
     return sum(noise_at(p * 2**i + 17 * i) / 2 ** (i + 1) for i in range(5))
 
 
+# %%
 def mix(a, b, amount):
     """Colour between a and b (RGB, each from 0 to 1)."""
     return np.asarray(a) + (np.asarray(b) - np.asarray(a)) * amount[..., None]
@@ -281,6 +290,7 @@ def checkerboard(p):
     return mix((0.92, 0.90, 0.85), (0.25, 0.33, 0.42), odd)
 
 
+# %%
 def marble(p):
     stripes = np.sin(4 * p[..., 0] + 3 * p[..., 1] + 9 * fractal(2.5 * p))
     return mix((0.15, 0.22, 0.32), (0.93, 0.90, 0.86), np.abs(stripes) ** 0.6)
@@ -288,9 +298,9 @@ def marble(p):
 
 # %%
 line = np.linspace(0, 4, 160)
-plane = np.stack([*np.meshgrid(line, line), np.full((160, 160), 0.5)], axis=-1)  # (160, 160, 3)
+plane = np.stack([*np.meshgrid(line, line), np.zeros((160, 160))], axis=-1)  # (160, 160, 3)
 fig, axes = plt.subplots(1, 4, figsize=(7.2, 2.1))
-fields = (checkerboard(plane[..., [0, 2, 1]]), noise_at(plane), fractal(plane), marble(plane))
+fields = (checkerboard(plane[..., [0, 2, 1]]), noise_at(plane), fractal(plane), marble(plane / 2))
 titles = ("chessboard", "noise", "noise, five layers", "marble")
 for ax, picture, title in zip(axes, fields, titles, strict=True):
     ax.imshow(picture)
@@ -338,6 +348,7 @@ print("✓ exact at the corners, seamless between")
 Ball = namedtuple("Ball", "centre radius texture mirror")
 
 
+# %%
 def hit_floor(origin, direction):
     """Distance t to the floor y = 0 along each ray, infinite where it is missed."""
     height, fall = origin[..., 1], -direction[..., 1]
@@ -345,6 +356,7 @@ def hit_floor(origin, direction):
     return np.where(t > 1e-4, t, np.inf)
 
 
+# %%
 def first_hit(origin, direction, balls):
     """Distance to the nearest thing and its number: 0 is the floor, 1 the first ball, …"""
     ts = [hit_sphere(origin, direction, ball.centre, ball.radius) for ball in balls]
@@ -357,6 +369,7 @@ def sky(direction):
     return mix((0.97, 0.90, 0.80), (0.35, 0.55, 0.85), np.clip(direction[:, 1], 0, 1) ** 0.6)
 
 
+# %%
 def trace(origin, direction, balls, sun, depth=2):
     """Colours (N, 3) that come along N rays; depth: how many mirrors a ray may meet."""
     t, thing = first_hit(origin, direction, balls)
@@ -402,6 +415,7 @@ def paint(*colour):
     return lambda p: np.zeros_like(p) + colour
 
 
+# %%
 balls = [
     Ball(np.array([-1.35, 0.90, 0.20]), 0.90, marble, mirror=0.08),
     Ball(np.array([0.90, 1.05, -1.20]), 1.05, paint(0.9, 0.9, 0.9), mirror=0.75),
@@ -409,6 +423,8 @@ balls = [
     Ball(np.array([-0.25, 0.33, 1.75]), 0.33, paint(0.00, 0.45, 0.70), mirror=0.10),
     Ball(np.array([2.20, 0.40, 0.60]), 0.40, paint(0.00, 0.62, 0.45), mirror=0.10),
 ]
+
+# %%
 began = time.perf_counter()
 picture = render(balls, sun, HEIGHT, WIDTH)
 render_seconds = time.perf_counter() - began
@@ -431,19 +447,6 @@ plot.show(
 #
 # What the picture does not have: soft shadows, and light that bounces from the orange ball onto
 # the floor. Those need many more rays, not other ideas.
-#
-# The checkpoint predicts the shadows without tracing: a point on the floor is dark exactly when the
-# straight line from it to the sun passes a centre at less than the ball's radius.
-
-# %%
-# checkpoint: shadows on the floor, by the distance from a point to a line
-floor = np.random.default_rng(2).uniform(-4, 4, (5_000, 3)) * [1, 0, 1]
-free, _ = first_hit(floor + [0, 1e-9, 0], np.zeros_like(floor) + sun, balls)
-passes = [np.linalg.norm(np.cross(b.centre - floor, sun), axis=-1) - b.radius for b in balls]
-closest = np.min(passes, axis=0)
-clear = np.abs(closest) > 1e-6  # leave out the points exactly on a shadow's edge
-assert (np.isfinite(free) == (closest < 0))[clear].all()
-print(f"✓ {np.isfinite(free).mean():.0%} of the floor is in shadow, by both routes")
 
 # %% [markdown]
 # ### Move the sun
@@ -468,13 +471,15 @@ def small_scene(sun_direction=-50, sun_height=45, roughness=0.3):
     in_sun = np.isinf(first_hit(p + 1e-3 * normal, sun + 0 * d, ball)[0])
     colour = np.where(thing[:, None] == 1, (0.85, 0.45, 0.2), checkerboard(p))
     colour = colour * np.where(in_sun, lambert(normal, sun), AMBIENT)[:, None]
-    colour = np.where(np.isfinite(t)[:, None], colour, sky(d)).reshape(110, 170, 3)
+    haze = np.where(np.isfinite(t), 1 - np.exp(-2e-3 * np.minimum(t, 99) ** 2.5), 1)
+    colour = mix(colour, sky(d), haze).reshape(110, 170, 3)
     fig, ax = plt.subplots(figsize=(4.6, 3.0))
     ax.imshow(np.clip(colour, 0, 1) ** (1 / 1.6), interpolation="bilinear")
     ax.set_axis_off()
     return fig
 
 
+# %%
 widgets.explore(
     small_scene,
     alt="An orange ball with a bumpy surface on a chessboard, lit from the upper left.",
@@ -482,6 +487,20 @@ widgets.explore(
     sun_height=(5, 90, 45),
     roughness=(0.0, 1.0, 0.3),
 )
+
+# %% [markdown]
+# The checkpoint predicts the shadows without tracing: a point on the floor is dark exactly when the
+# straight line from it to the sun passes a centre at less than the ball's radius.
+
+# %%
+# checkpoint: shadows on the floor, by the distance from a point to a line
+floor = np.random.default_rng(2).uniform(-4, 4, (5_000, 3)) * [1, 0, 1]
+free, _ = first_hit(floor + [0, 1e-9, 0], np.zeros_like(floor) + sun, balls)
+passes = [np.linalg.norm(np.cross(b.centre - floor, sun), axis=-1) - b.radius for b in balls]
+closest = np.min(passes, axis=0)
+clear = np.abs(closest) > 1e-6  # leave out the points exactly on a shadow's edge
+assert (np.isfinite(free) == (closest < 0))[clear].all()
+print(f"✓ {np.isfinite(free).mean():.0%} of the floor is in shadow, by both routes")
 
 # %% [markdown]
 # ## 0.5 The same idea, smaller
@@ -495,14 +514,14 @@ widgets.explore(
 
 # %%
 fig, axes = plt.subplots(2, 4, figsize=(7.2, 4.0))
-for i, ax in enumerate(axes.flat):
+for i, ax in zip((0, 5, 7, 11, 12, 15, 21, 23), axes.flat, strict=True):  # not eight in orange
     plot.grid(shapes.images([i]), ax=ax)
     what, where = shapes.captions[i].split(", ")
-    ax.set_title(f"{what},\n{where}", fontsize=8.5)
+    ax.set_title(f"{what},\n{where}", fontsize=7.5)
 plot.show(
     fig,
-    alt="Eight small pictures of one coloured shape on black each, with captions such as: a large "
-    "red circle, top left.",
+    alt="Eight small pictures of one coloured shape on black each, with captions such as: a small "
+    "orange circle, centre.",
 )
 
 # %%
@@ -589,9 +608,10 @@ learned_numbers = sum(weights.numel() for weights in G.parameters())
 print(f"G has {learned_numbers:,} weights, D {sum(w.numel() for w in D.parameters()):,}")
 
 
+# %%
 def show_strip(pictures, text):
-    ax = plot.grid(pictures.detach(), columns=12)
-    ax.set_title(text, loc="left", fontsize=9)
+    _, ax = plt.subplots(figsize=(6.4, 0.85))
+    plot.grid(pictures.detach(), columns=12, ax=ax).set_title(text, loc="left", fontsize=9)
     plot.show(ax, alt=f"Twelve generated pictures side by side, {text}.")
 
 
@@ -606,7 +626,7 @@ def play(G, D, steps, d_learns=True, g_learns=True, moments=()):
     """Let G and D play; show pictures of the same noise at some moments. Returns the averaged G."""
     d_opt = torch.optim.Adam(D.parameters(), lr=RATE, betas=(0.5, 0.999))
     g_opt = torch.optim.Adam(G.parameters(), lr=RATE, betas=(0.5, 0.999))
-    average, began = train.EMA(G, decay=0.98), time.perf_counter()
+    average, began = train.EMA(G, DECAY), time.perf_counter()
     for step in range(steps + 1):
         if step in moments:
             seconds = time.perf_counter() - began
@@ -641,6 +661,7 @@ plot.show(
     fig,
     alt="Left: 64 real handwritten digits. Right: 64 generated ones; many can be read, some are "
     "mixtures of two digits or broken strokes.",
+    jpeg=True,
 )
 
 # %% [markdown]
@@ -672,7 +693,7 @@ print(f"✓ correlation of the two average pictures: {agreement:.2f}")
 # 1. Is every **drawn** picture close to some **real** one? If not, we draw nonsense.
 # 2. Is every **real** picture close to some **drawn** one? If not, we left something out.
 #
-# The yardstick is 297 real digits that neither side has seen (the *test* pictures).
+# The yardstick is real digits that neither side has seen (the *test* pictures).
 #
 # **Predict:** our rule knows only threes. Which of the two questions will give it away?
 
@@ -698,8 +719,10 @@ for name, pictures, color in ways:
     for ax, values in ((left, out), (right, back)):
         style = {"bins": np.linspace(0, 12, 40), "density": True, "histtype": "step"}
         ax.hist(values.numpy(), color=color, label=name, linewidth=1.8, **style)
-left.set(title="1. from drawn to real", xlabel="distance to the nearest", ylabel="density")
-right.set(title="2. from real to drawn", xlabel="distance to the nearest")
+left.set(
+    title="1. from drawn to real", xlabel="distance to the nearest [pixel values]", ylabel="density"
+)
+right.set(title="2. from real to drawn", xlabel="distance to the nearest [pixel values]")
 left.legend()
 plot.show(
     fig,
@@ -722,8 +745,8 @@ scene += (mix, marble, checkerboard, sky, trace, render)
 code = [sum(len(inspect.getsource(f).splitlines()) for f in part) for part in (scene, [threes])]
 rows += [("lines that say how it looks", *code, 0)]
 rows += [("examples looked at", "0", "a few, by us", f"{len(digits):,}")]
-rows += [("numbers set by hand", "about 60", "10", "0")]
-rows += [("numbers learned", "0", "0", f"{learned_numbers:,}")]
+rows += [("numbers learned from them", "0", "0", f"{learned_numbers:,}")]
+rows += [("random numbers per picture", "0", "5", Z)]
 rows += [("seconds until it draws", f"{render_seconds:.1f}", "0", f"{learn_seconds:.0f}")]
 rows += [("knows what it drew", "yes", "yes", "no")]
 for row in rows:
@@ -763,7 +786,7 @@ def beliefs(G, D, when):
 runtime.seed_everything(1)
 G2 = nets.DCGANGenerator(16, channels=1, z_dim=Z, width=16).to(device)
 D2 = nets.DCGANDiscriminator(16, channels=1, width=16).to(device)
-SHORT = runtime.budget(smoke=30, cpu=60, gpu=60)  # noise against digits is an easy lesson
+SHORT = runtime.budget(smoke=15, cpu=60, gpu=60)  # noise against digits is an easy lesson
 play(G2, D2, SHORT, g_learns=False)
 expert = beliefs(G2, D2, "D has learned, G has not")
 play(G2, D2, 2 * SHORT, d_learns=False)
@@ -781,6 +804,7 @@ plot.show(
     fig,
     alt="Left: 24 pictures that a frozen discriminator takes for digits; they look like nothing a "
     "person would write. Right: 24 digits from the generator that played against a learner.",
+    jpeg=True,
 )
 
 # %% [markdown]
@@ -803,24 +827,30 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 # %% [markdown]
 # # How this course works
 #
-# ## 0.10 The way ahead
+# ## The way ahead
+#
+# Read in the order of the numbers; each chapter says which earlier ones it needs. Here now:
 #
 # | chapter | question |
 # |---|---|
 # | **00 Start here** | What does it take to make a picture? |
 # | [01 KL divergence](01_kl_divergence.ipynb) | How different are two distributions? |
 # | [02 Minimax](02_minimax.ipynb) | What happens when two networks play against each other? |
-# | 03 Convolutions *(coming)* | How does a network see, and how does it paint? |
 # | [04 The first GAN](04_first_gan.ipynb) | What does each line of the training loop do? |
 # | [05 DCGAN](05_dcgan.ipynb) | How do we train one to the end, on real images? |
+# | [08 VAE](08_vae.ipynb) | Can we learn to draw without a judge? |
+
+# %% [markdown]
+# And coming:
+#
+# | chapter | question |
+# |---|---|
+# | 03 Convolutions *(coming)* | How does a network see, and how does it paint? |
 # | 06 Mode collapse *(coming)* | Why do GANs forget, and what helps? |
 # | 07 Evaluation *(coming)* | How good is a generator, honestly? |
-# | [08 VAE](08_vae.ipynb) | Can we learn to draw without a judge? |
 # | 09 Latent space *(coming)* | What do the random numbers mean? |
 # | 10 Conditional generation *(coming)* | How do we ask for a 3? |
 # | 11 and later *(coming)* | Where the field went from here. |
-#
-# The order of the numbers is the order to read in.
 
 # %% [markdown]
 # **A chapter** has the rhythm you just met: question, *prediction*, equation, code, figure, and
@@ -852,7 +882,7 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 # *Runtime → Change runtime type → GPU*.
 
 # %% [markdown]
-# ## 0.11 Is this machine ready?
+# ## 0.10 Is this machine ready?
 #
 # The cell below looks, and says in plain words what is missing. A ✗ at the GPU is fine: that is
 # what `cpu` is for. A ✗ anywhere else comes with what to do.
@@ -874,8 +904,8 @@ print("✓ ready for chapter 01")
 # %% [markdown]
 # ## Exercises
 #
-# They will live in `../exercises/00_start_here.ipynb`, which comes with a later release. Until then,
-# here in the notebook:
+# They will live in `../exercises/00_start_here.ipynb`, which comes with a later release. Until
+# then, here in the notebook:
 #
 # 1. **The other root.** In `hit_sphere`, use `t = -b + root`. Predict the shaded ball before you
 #    run 0.1 and 0.2 again. Which checkpoint notices, and which one can't?
