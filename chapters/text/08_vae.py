@@ -52,13 +52,15 @@ name = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
 images, held_out = data.load(name), data.load(name, split="test")
 channels, size, _ = images.shape
 D = math.prod(images.shape)  # numbers in one picture
+print(f"{images}, and {len(held_out):,} held out; {D} numbers per picture")
+
+# %%
 z_dim = 24  # more than the pictures need: 8.7 counts how many get used
 lr, batch_size = 1e-3, 64  # Adam's usual rate; small batches, since steps are what counts on a CPU
 steps = runtime.budget(smoke=30, cpu=6_000, gpu=30_000)  # the VAE trained to the end
 map_steps = runtime.budget(smoke=20, cpu=1_500, gpu=5_000)  # nets with only two latent numbers
 short = runtime.budget(smoke=20, cpu=500, gpu=2_000)  # experiments, all with this equal budget
 narrow = 16  # their width: a quarter of the work
-print(f"{images}, and {len(held_out):,} held out; {D} numbers per picture")
 
 # %% [markdown]
 # ## Where we are going
@@ -116,7 +118,6 @@ def make_encoder(size, channels, width=32):
     dense = [nn.Flatten(), nn.Linear(c * side * side, 8 * width), nn.ReLU()]
     return nn.Sequential(*layers, *dense)
 
-
 # %% [markdown]
 # The decoder walks the same way back: dense, then strided *transposed* convolutions that double the
 # side. It ends in *logits*: the sigmoid of a logit is a grey value between 0 (black) and 1 (white).
@@ -134,7 +135,6 @@ def make_decoder(size, channels, z_dim, width=32):
         c = out
     return nn.Sequential(*layers, nn.Conv2d(c, channels, 3, padding=1))
 
-
 # %% [markdown]
 # The loss compares each pixel with its sigmoid by binary cross-entropy, summed over the picture.
 # (8.5 says what that means for grey pixels.)
@@ -145,6 +145,7 @@ encode = nn.Sequential(make_encoder(size, channels, narrow), to_code).to(device)
 decode = make_decoder(size, channels, 2, narrow).to(device)
 optimizer = torch.optim.Adam([*encode.parameters(), *decode.parameters()], lr=lr)
 
+# %%
 with Run() as run:
     for step in run.steps(map_steps):
         x = images.batch(step, batch_size)
@@ -165,12 +166,11 @@ def collect(function, pictures, n=5_000):
     places = torch.arange(min(n, len(pictures)))
     return torch.cat([function(pictures.images(i)).cpu() for i in places.split(500)])
 
-
+# %%
 codes = collect(encode, held_out)
 labels = held_out.labels[: len(codes)].cpu()
 low, high = codes.min(dim=0).values, codes.max(dim=0).values
 thrown = low + (high - low) * torch.rand(10, 2)
-
 
 # %%
 def scatter(ax, codes, labels, classes):
@@ -180,12 +180,11 @@ def scatter(ax, codes, labels, classes):
     ax.set_xlabel("z₁")
     ax.set_ylabel("z₂")
 
-
+# %%
 def pictures_of(decode, z):
     """The mean pictures of latents z, in [-1, 1]."""
     with torch.no_grad():
         return 2 * torch.sigmoid(decode(z.to(device))) - 1
-
 
 # %%
 with plt.rc_context({"axes.prop_cycle": plt.cycler(color=plt.cm.tab10.colors)}):
@@ -239,11 +238,11 @@ assert empty > even
 #
 # $$p_\theta(x) = \int p_\theta(x|z)\, p(z)\, dz .$$
 #
-# Chapter 01: minimising KL(p_data‖p_θ) is maximising the mean of $\log p_\theta(x)$ over the data.
-# So that is what we want.
+# Chapter 01: minimising $\mathrm{KL}(p_\text{data}\,\|\,p_\theta)$ is maximising the mean of
+# $\log p_\theta(x)$ over the data. So that is what we want.
 #
-# (A clash of letters: elsewhere in this course q is the generator's density. Around VAEs everybody
-# writes p_θ for the model and q for the encoder, and here so do we.)
+# (A clash of letters: elsewhere in this course q is the model's density. Around VAEs everybody
+# writes $p_\theta$ for the model and q for the encoder's distribution, and here so do we.)
 
 # %% [markdown]
 # **Question 1.** Why not estimate the integral by the average of $p_\theta(x|z)$ over draws from
@@ -280,7 +279,7 @@ assert empty > even
 # $$\mathrm{KL}(q\,\|\,p_\theta(z|x)) = E_q[\log q(z|x) - \log p(z) - \log p_\theta(x|z)]
 # + \log p_\theta(x)$$
 #
-# $\log p_\theta(x)$ has no z in it: it leaves the expectation, and its sign turned twice.
+# $\log p_\theta(x)$ has no z in it, so it leaves the expectation; minus a minus, it has a plus.
 #
 # </details>
 
@@ -290,27 +289,38 @@ assert empty > even
 #
 # <details><summary>Think first, then open</summary>
 #
-# $$\log p_\theta(x) = \underbrace{E_q[\log p_\theta(x|z)] - \mathrm{KL}(q(z|x)\,\|\,p(z))}_{
-# \text{ELBO}} + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p_\theta(z|x))}_{\text{gap}\ \ge\ 0}$$
+# They are $\mathrm{KL}(q(z|x)\,\|\,p(z))$: how far the encoder's answer is from the prior.
 #
 # </details>
+
+# %% [markdown]
+# So, with nothing approximated and for *any* q:
 #
-# Nothing was approximated: this is an identity, for *any* q. The gap is never negative, so the
-# first two terms are a lower bound on the evidence $\log p_\theta(x)$: the **e**vidence **l**ower
-# **bo**und. And they need only what we can compute.
+# $$\log p_\theta(x)
+# = \underbrace{E_q[\log p_\theta(x|z)] - \mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{ELBO}
+# + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p_\theta(z|x))}_{\text{gap}\ \ge\ 0}$$
+#
+# The gap is never negative, so the rest is a lower bound on the evidence $\log p_\theta(x)$: the
+# **e**vidence **l**ower **bo**und. And it needs only what we can compute.
 
 # %% [markdown]
 # Read it term by term, with the sign turned so that it is a loss, in nats per picture:
 #
-# $$-\text{ELBO} = \underbrace{-E_q[\log p_\theta(x|z)]}_{\text{reconstruction}}
-# + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_{\text{price of the code}}$$
+# $$-\text{ELBO} = \underbrace{-E_q[\log p_\theta(x|z)]}_\text{reconstruction term}
+# + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{KL term}$$
 #
-# - **Reconstruction**: draw z from q(z|x) and ask the decoder how surprised it is by x.
-# - **Price**: how far the codes of x are from the prior. Without it we have 8.1's autoencoder; with
-#   it, codes are pushed to where N(0, I) will later draw.
+# - **Reconstruction term**: draw z from q(z|x) and ask how surprised the decoder is by x.
+# - **KL term**, the price of the code: how far the codes of x are from the prior. Without it we
+#   have 8.1's autoencoder; with it, codes are pushed to where N(0, I) will later draw.
 #
-# **Question 5.** The loss is minimised over encoder and decoder together. What happens to the gap?
-# Over the encoder, $\log p_\theta(x)$ is a constant, so raising the ELBO *is* closing the gap.
+# **Question 5.** Keep the decoder and improve only the encoder. Where does the gain come from?
+#
+# <details><summary>Think first, then open</summary>
+#
+# $\log p_\theta(x)$ doesn't contain the encoder, so it stays. A higher ELBO *is* a smaller gap: q
+# moves towards the true posterior.
+#
+# </details>
 
 # %% [markdown]
 # An identity can be checked exactly. Take a latent with only four values, so that the integral is a
@@ -352,6 +362,8 @@ eye = torch.eye(2).double()
 evidence = MultivariateNormal(b, W @ W.T + s**2 * torch.eye(5))
 x = evidence.sample()
 log_p = evidence.log_prob(x)  # what we are after [nats]
+
+# %%
 Sigma = torch.linalg.inv(eye + W.T @ W / s**2)
 m = Sigma @ W.T @ (x - b) / s**2
 prior, posterior = MultivariateNormal(0 * m, eye), MultivariateNormal(m, Sigma)
@@ -370,7 +382,7 @@ def elbo_of(q):
     reconstruction = -2.5 * math.log(2 * math.pi * s**2) - error / (2 * s**2)
     return reconstruction - kl_divergence(q, prior)
 
-
+# %%
 path = torch.linspace(0, 1, 41).double()  # 0: q is the prior, 1: q is the posterior
 between = [MultivariateNormal(t * m, (1 - t) * eye + t * Sigma) for t in path]
 elbos = torch.stack([elbo_of(q) for q in between])
@@ -421,7 +433,7 @@ def weighted(q, K, repeats=200):
     log_weight = log_likelihood + prior.log_prob(z) - q.log_prob(z)
     return log_weight.logsumexp(dim=1) - math.log(K)
 
-
+# %%
 counts = [1, 4, 16, 64, 256, 1024]
 decent = MultivariateNormal(0.8 * m, 2 * torch.diag(Sigma.diagonal()))
 
@@ -461,14 +473,17 @@ assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 # **Question.** The loss contains an expectation over $z \sim N(\mu, \sigma^2)$, and μ and σ come
 # from the encoder. How can a gradient pass through a draw?
 #
-# Two answers. The **score function** needs only the density of z:
+# Two answers. The **score function** needs only the density of z, since $\nabla q = q\,\nabla\log
+# q$:
 #
-# $$\nabla_\mu E[f(z)] = E\left[f(z)\, \nabla_\mu \log q(z)\right] .$$
+# $$\nabla_\mu E[f(z)] = \int f(z)\,\nabla_\mu q(z)\,dz
+# = E\left[f(z)\, \nabla_\mu \log q(z)\right] .$$
 #
 # The **pathwise** one writes the draw as a function of μ, σ and outside noise, $z = \mu + \sigma
 # \varepsilon$ with $\varepsilon \sim N(0, 1)$, the *reparameterisation trick*:
 #
-# $$\nabla_\mu E[f(z)] = E\left[f'(\mu + \sigma\varepsilon)\right] .$$
+# $$\nabla_\mu E[f(z)] = E\left[f'(\mu + \sigma\varepsilon)\right], \qquad
+# \nabla_\sigma E[f(z)] = E\left[\varepsilon f'(\mu + \sigma\varepsilon)\right] .$$
 #
 # Both are right on average. **Predict:** which one is noisier, and does it matter how many
 # dimensions z has?
@@ -490,11 +505,12 @@ def two_gradients(theta, d, repeats):
     (path,) = torch.autograd.grad(z.square().sum(), mean)
     return score[:, 0], path[:, 0]
 
-
 # %%
 theta, repeats = 1.5, 20_000
 dimensions = [1, 2, 4, 8, 16, 32]
 ratios = []
+
+# %%
 print(f"the exact gradient is {2 * theta}; mean ± standard deviation of {repeats:,} estimates")
 for d in dimensions:
     score, path = two_gradients(theta, d, repeats)
@@ -523,7 +539,7 @@ def score_variance(theta, d):
     b2 = b1**2 + (d - 1) * (4 * theta**2 + 2)
     return theta**4 + 18 * theta**2 + 15 + 2 * (theta**2 + 3) * b1 + b2 - 4 * theta**2
 
-
+# %%
 fig, ax = plt.subplots()
 ax.loglog(dimensions, [score_variance(theta, d) / 4 for d in dimensions], "k--", label="by hand")
 ax.loglog(dimensions, ratios, "o", color=plot.THIRD, label=f"measured, {repeats:,} draws each")
@@ -578,15 +594,16 @@ x01 = torch.rand(8, D)
 logits = torch.randn(8, D, requires_grad=True)
 mu = torch.randn(8, z_dim, requires_grad=True)
 logvar = torch.zeros(8, z_dim)
+
+# %%
 nll = losses.bernoulli_nll(logits, x01)  # sum over pixels, mean over the batch
 kl = divergences.kl_to_standard_normal(mu, logvar).mean()  # sum over latents, mean over the batch
 
-
+# %%
 def factor(term, correct, leaf):
     """How many times the correct term's gradient this one is."""
     mine, theirs = (torch.autograd.grad(t, leaf, retain_graph=True)[0] for t in (term, correct))
     return ((mine * theirs).sum() / (theirs * theirs).sum()).item()
-
 
 # %%
 bce = F.binary_cross_entropy_with_logits
@@ -597,6 +614,8 @@ habits = {
     "mean over pixels, mean over latents": (bce(logits, x01), kl_terms.mean()),
     "sum over pixels, mean over latents": (nll, kl_terms.mean()),
 }
+
+# %%
 betas = {}
 for habit, (first, second) in habits.items():
     betas[habit] = factor(second, kl, mu) / factor(first, nll, logits)
@@ -651,6 +670,12 @@ print(f"a perfect copy of a held-out picture would still cost {floor:.1f} nats")
 # %% [markdown]
 # Keep that number in mind when reading a −ELBO below: what a model can win lies above it.
 
+# %%
+# checkpoint: logits that say π = x exactly reach that floor, and other logits don't
+exact = torch.logit(x01, eps=1e-6)
+assert abs(losses.bernoulli_nll(exact, x01).item() - floor) < 0.01 * floor
+assert losses.bernoulli_nll(exact + 0.5 * torch.randn_like(exact), x01) > floor
+
 # %% [markdown]
 # ## 8.6 The VAE, whole
 #
@@ -693,7 +718,6 @@ class VAE(nn.Module):
     def sample(self, z):
         return 2 * torch.sigmoid(self.decode(z)) - 1  # mean pictures in [-1, 1]
 
-
 # %% [markdown]
 # The loss, in the same signs and sums as the equations:
 
@@ -703,11 +727,10 @@ def reconstruction_of(logits, x):
     x01 = (x + 1) / 2  # [-1, 1] → [0, 1]
     return -(x01 * F.logsigmoid(logits) + (1 - x01) * F.logsigmoid(-logits)).flatten(1).sum(dim=1)
 
-
+# %%
 def kl_of(mu, logvar):
     """KL(q(z|x) ‖ N(0, I)) of each picture and latent dimension (B, Z)."""
     return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
-
 
 # %% [markdown]
 # The package has the same net and the same losses. Same seed, same weights, same draw:
@@ -722,6 +745,8 @@ torch.manual_seed(1)
 logits, mu, logvar = mine(x)
 torch.manual_seed(1)
 torch.testing.assert_close((logits, mu, logvar), theirs(x))
+
+# %%
 nll = losses.bernoulli_nll(logits, (x + 1) / 2)
 torch.testing.assert_close(reconstruction_of(logits, x).mean(), nll)
 loss = (reconstruction_of(logits, x) + kl_of(mu, logvar).sum(dim=1)).mean()
@@ -738,7 +763,7 @@ def elbo_objective(nll, kl, progress):
     """nll (B,), kl (B, Z), progress 0 → 1 through the run. Returns −ELBO, the batch's mean."""
     return (nll + kl.sum(dim=1)).mean()
 
-
+# %%
 def fit(vae, steps, objective=elbo_objective, seed=0, folder=None, progress=False):
     vae.to(device, memory_format=torch.channels_last)  # a memory layout: faster convolutions
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
@@ -756,7 +781,6 @@ def fit(vae, steps, objective=elbo_objective, seed=0, folder=None, progress=Fals
             optimizer.step()
             run.log(loss=loss, reconstruction=nll.mean(), kl=kl.sum(dim=1).mean())
     return run.history
-
 
 # %% [markdown]
 # `Run` counts, logs and checkpoints: interrupt it and it continues in the same place. This is the
@@ -811,7 +835,7 @@ def measure(vae, n=5_000):
     nll, kl, mu = collect(rows, held_out, n).split([1, vae.z_dim, vae.z_dim], dim=1)
     return nll[:, 0], kl, mu
 
-
+# %%
 def report(label, vae):
     """Print a VAE's held-out numbers in one line; return −ELBO, KL and active units."""
     nll, kl, mu = measure(vae)
@@ -824,9 +848,7 @@ def report(label, vae):
     )
     return bound.mean().item(), kl.sum(1).mean().item(), active
 
-
 # %%
-vae.eval()
 nll, kl, mu = measure(vae, n=10_000)
 bound = nll + kl.sum(dim=1)
 error = bound.std() / math.sqrt(len(bound))
@@ -848,6 +870,8 @@ shown = held_out.images(torch.arange(10))
 with torch.no_grad():
     again = vae.sample(vae.encode(shown)[0])
     dreams = vae.sample(torch.randn(20, z_dim, device=device))
+
+# %%
 fig, axes = plt.subplots(4, 1, figsize=(6, 4.3), height_ratios=[1, 1, 2, 1])
 for ax, pictures, title, colour in [
     (axes[0], shown, "held-out pictures", plot.REAL),
@@ -876,6 +900,8 @@ plot.show(
 # %%
 price = kl.mean(dim=0).sort(descending=True).values
 active = (mu.var(dim=0) > 0.01).sum().item()
+
+# %%
 fig, ax = plt.subplots(figsize=(6, 2.6))
 ax.bar(range(1, z_dim + 1), price, color=plot.THIRD)
 ax.set_xlabel("latent dimension, sorted")
@@ -896,7 +922,6 @@ plot.show(
 # through z.
 
 # %%
-# checkpoint: importance weights (8.3) must give a lower −log p(x) than −ELBO on the same pictures
 @torch.no_grad()
 def log_weight(vae, x):
     """log p(x|z) + log p(z) − log q(z|x) with one draw of z per picture (B,)."""
@@ -906,7 +931,8 @@ def log_weight(vae, x):
     log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(dim=1)  # log p(z) − log q(z|x)
     return log_ratio - reconstruction_of(vae.decode(z), x)
 
-
+# %%
+# checkpoint: importance weights (8.3) must give a lower −log p(x) than −ELBO on the same pictures
 x = held_out.images(torch.arange(100))
 draws = torch.stack([log_weight(vae, x) for _ in range(64)])  # (K, B)
 tighter = draws.logsumexp(dim=0) - math.log(64)
@@ -928,6 +954,8 @@ assert abs(draws.mean() + bound[:100].mean()) < 5  # the closed-form KL agrees w
 with torch.no_grad():
     mean = torch.sigmoid(vae.decode(torch.randn(10, z_dim, device=device)))
 drawn = torch.bernoulli(mean)
+
+# %%
 fig, axes = plt.subplots(2, 1, figsize=(6, 1.9))
 plot.grid(2 * mean - 1, columns=10, ax=axes[0], title="mean of p(x|z): what everybody shows")
 plot.grid(2 * drawn - 1, columns=10, ax=axes[1], title="one draw from p(x|z): what the model says")
@@ -955,7 +983,7 @@ def neighbour_correlation(residual):
     pair = torch.stack([residual[..., :-1].flatten(), residual[..., 1:].flatten()])
     return torch.corrcoef(pair)[0, 1].item()
 
-
+# %%
 x = held_out.images(torch.arange(200))
 with torch.no_grad():
     mean = torch.sigmoid(vae(x)[0])
@@ -987,6 +1015,7 @@ flat = nets.VAE(size, channels, z_dim=2, width=narrow)
 train.train_vae(images, flat, steps=map_steps, batch_size=batch_size, lr=lr, progress=False)
 codes = collect(lambda x: flat.encode(x)[0], held_out)
 
+# %%
 tiles = 10
 u = (torch.arange(tiles) + 0.5) / tiles
 line = torch.special.ndtri(u)  # Φ⁻¹
@@ -1019,7 +1048,7 @@ few = codes[:1_500]
 colours = plt.cm.tab10.colors
 dots = [colours[k % 10] for k in labels[: len(few)].tolist()]
 
-
+# %%
 def at(z1, z2):
     fig, axes = plt.subplots(1, 2, figsize=(5.2, 2.6), layout="none")
     axes[0].scatter(*few.T, s=2, c=dots, alpha=0.5)
@@ -1028,7 +1057,7 @@ def at(z1, z2):
     plot.grid(pictures_of(flat.decode, torch.tensor([[z1, z2]])), ax=axes[1])
     return fig
 
-
+# %%
 widgets.explore(
     at,
     "Left: the codes of the latent map with a ring at one point. Right: that point decoded.",
@@ -1126,11 +1155,11 @@ def train_narrow(label, objective=elbo_objective, kind=VAE):
     fit(model, short, objective)
     return model, report(label, model)
 
-
+# %%
 def hidden_beta(nll, kl, progress):
     return (nll / D + kl.sum(dim=1)).mean()  # "mean over pixels": β = D, see 8.5
 
-
+# %%
 fine, fine_numbers = train_narrow("β = 1")
 costly, costly_numbers = train_narrow("mean over pixels, β = D", hidden_beta)
 
@@ -1151,7 +1180,7 @@ def compare(models, count=10):
         ax.set_title(title, color=plot.FAKE, fontsize=9)
     return fig
 
-
+# %%
 plot.show(
     compare({"reconstructions, β = 1": fine, "reconstructions, β = D": costly}),
     alt="With β = 1 each reconstruction resembles its picture; with β = D all ten are the same "
@@ -1178,18 +1207,17 @@ def annealed(nll, kl, progress):
     beta = min(1.0, 2 * progress)  # 0 → 1 in the first half, then the ELBO
     return (nll + beta * kl.sum(dim=1)).mean()
 
-
+# %%
 def free_bits(nll, kl, progress, free=0.5):
     return nll.mean() + kl.mean(dim=0).clamp(min=free).sum()
 
-
+# %%
 def dear_start(nll, kl, progress):
     return (nll + (D if progress < 0.4 else 1) * kl.sum(dim=1)).mean()
 
-
+# %%
 late_one, late_numbers = train_narrow("β = D at first, then 1", dear_start)
 gentle, gentle_numbers = train_narrow("β annealed, 0 → 1", annealed)
-
 
 # %% [markdown]
 # Compare with the line β = 1 above. After a dear start the codes come back, but late, and part of
@@ -1222,7 +1250,6 @@ class PeekingVAE(VAE):
     def forward(self, x):
         logits, mu, logvar = super().forward(x)
         return logits + self.peek(x), mu, logvar
-
 
 # %%
 peek, peek_numbers = train_narrow("strong decoder, β = 1", kind=PeekingVAE)
@@ -1288,19 +1315,18 @@ class OneTensor(VAE):
         both = self.to_mu(self.encoder(x))
         return both, both
 
-
+# %%
 class NoDraw(VAE):
     def reparameterise(self, mu, logvar):
         return mu
 
-
+# %%
 def no_kl(nll, kl, progress):
     return nll.mean()
 
-
+# %%
 def wrong_sign(nll, kl, progress):
     return (nll - kl.sum(dim=1)).mean()
-
 
 # %%
 print("as each program would report itself, on held-out pictures")
@@ -1308,6 +1334,8 @@ report("right", fine)
 one_tensor, _ = train_narrow("1  one tensor", kind=OneTensor)
 no_draw, _ = train_narrow("2a no draw, KL kept", kind=NoDraw)
 plain, _ = train_narrow("2b no draw, no KL", no_kl, NoDraw)
+
+# %%
 torch.manual_seed(0)
 minus = VAE(size, channels, z_dim, narrow)
 try:
@@ -1328,12 +1356,10 @@ def honestly(label, model):
     judge.encode = model.encode  # the one-tensor encoder stays as it is
     return report(label, judge)
 
-
-numbers = {}
+# %%
 models = {"right": fine, "1 one tensor": one_tensor, "2a no draw, KL kept": no_draw}
 models |= {"2b no draw, no KL": plain, "3 wrong sign": minus}
-for label, model in models.items():
-    numbers[label] = honestly(label, model)
+numbers = {label: honestly(label, model) for label, model in models.items()}
 
 # %%
 plot.show(
@@ -1369,7 +1395,7 @@ def mu_and_sigma(model, n=300):
     mu, logvar = model.encode(held_out.images(torch.arange(min(n, len(held_out)))))
     return mu.flatten().cpu(), torch.exp(0.5 * logvar).flatten().cpu()
 
-
+# %%
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.6), sharey=True)
 for ax, title in zip(axes, ["right", "1 one tensor", "2a no draw, KL kept"], strict=True):
     ax.scatter(*mu_and_sigma(models[title]), s=1, alpha=0.2, color=plot.THIRD)
@@ -1378,8 +1404,8 @@ for ax, title in zip(axes, ["right", "1 one tensor", "2a no draw, KL kept"], str
 axes[0].set_ylabel("σ")
 plot.show(
     fig,
-    alt="μ against σ. Right: a cloud, σ anywhere up to one, whatever μ is. One tensor: all points on "
-    "one rising curve. No draw: σ stays at about one.",
+    alt="μ against σ. Right: a cloud, σ anywhere up to one, whatever μ is. One tensor: a single "
+    "rising curve. No draw: σ stays at about one.",
 )
 
 # %% [markdown]
@@ -1395,7 +1421,7 @@ plot.show(
 #    explodes.
 
 # %%
-# checkpoint: the curve of (1); its KL is smallest at μ = 0; the honest numbers rank the right first
+# checkpoint: the curve of (1); its KL is smallest at μ = 0; honest numbers rank the right first
 mu, sigma = mu_and_sigma(one_tensor)
 torch.testing.assert_close(sigma, torch.exp(mu / 2))
 t = torch.linspace(-3, 3, 601)[:, None]
