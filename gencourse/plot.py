@@ -52,14 +52,19 @@ def _array(values):
 def png(figure, *, jpeg=False):
     """The bytes of a figure as PNG (or JPEG, smaller where the figure is photographs).
 
-    A PNG gets a palette, which makes it a third of the size: 64 colours are plenty for lines, and
-    256 where there are images in the figure.
+    A PNG gets a palette, which makes it a third of the size: 128 colours are plenty for lines, and
+    256 where there are images in the figure. For lines the palette is the one of smallest largest
+    error: the usual one, of smallest mean error, turns a thin pink line grey.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg" if jpeg else "png")
     if not jpeg:
-        colours = 256 if any(ax.images for ax in figure.axes) else 64
-        picture = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        if any(ax.images for ax in figure.axes):
+            colours, method = 256, Image.Quantize.MEDIANCUT
+        else:
+            colours, method = 128, Image.Quantize.MAXCOVERAGE
+        picture = Image.open(buffer).convert("RGB")
+        picture = picture.quantize(colours, method, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
