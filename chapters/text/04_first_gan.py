@@ -193,7 +193,8 @@ print(f"{end / end_without:.0f} times less")
 # **What the figure says.** Without BatchNorm every layer shrinks the differences between inputs
 # (PyTorch's default weights are small). All $z$ start close to one and the same grey picture, and
 # each further layer would bring them closer. With it, each hidden unit has spread one before its
-# ReLU, and keeps it *during* training, whatever the other layers do.
+# ReLU. *During* training the spread is $|\gamma|$, which is learned and can't be lost by accident
+# in another layer.
 #
 # **What it does not say:** that no other cure exists. Larger initial weights would mend the start,
 # though not what happens afterwards.
@@ -573,9 +574,9 @@ with run:
         run.log(d_loss=d_loss, g_loss=g_loss, d_accuracy=right / 2)
 
 # %% [markdown]
-# Everything in the loop you have met: two passes through $D$, because real and generated have
-# different targets; `detach`; each `zero_grad` right before its `backward`; each optimizer holding
-# one network's weights only.
+# Everything in the loop you have met: a pass through $D$ for each kind of picture; `detach`; each
+# `zero_grad` right before its `backward`; each optimizer holding one network's weights only. $G$
+# runs once per step: its pictures serve both turns.
 #
 # Run the cells again and they return at once: `Run` finds the finished training in its folder.
 # Stopped half-way, it continues. If you *change* the loop, give `Run` the argument `fresh=True`.
@@ -733,8 +734,8 @@ plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots
 # tell the moments apart; your eyes do at once. *Never* call a GAN finished because its curves are
 # flat, and never compare two GANs by their losses.
 #
-# What losses are good for: they show a *breakdown*. $L_D$ near zero, or both on their dotted lines
-# exactly, or a sudden jump. Section 4.10 shows each.
+# What losses are good for: they show a *breakdown*. Both near zero, or both exactly on their dotted
+# lines, or a sudden jump that stays. Section 4.10 shows the first two.
 #
 # One more honest use. For **any** $D$, $\ \mathrm{JS}(p, q) \ge \log 2 - L_D/2$. On pictures that
 # $D$ was not trained on, this is a lower bound for how far $q$ still is from $p$.
