@@ -754,14 +754,14 @@ torch.testing.assert_close(loss, losses.negative_elbo(nll, mu, logvar))
 print(f"{sum(p.numel() for p in mine.parameters()):,} weights; before training −ELBO = {loss:.0f}")
 
 # %% [markdown]
-# Now the loop. `objective` combines the two terms; 8.11 and 8.12 will put others in its place. The
-# learning rate is constant for the first half, then falls linearly to zero: at the end the steps
-# should no longer jump around the minimum.
+# Now the loop, with the reconstruction term from the package. `objective` combines the two terms;
+# 8.11 and 8.12 will put others in its place. The learning rate is constant for the first half, then
+# falls linearly to zero: at the end the steps should no longer jump around the minimum.
 
 # %%
 def elbo_objective(nll, kl, progress):
-    """nll (B,), kl (B, Z), progress 0 → 1 through the run. Returns −ELBO, the batch's mean."""
-    return (nll + kl.sum(dim=1)).mean()
+    """nll: batch's mean; kl (B, Z); progress: 0 → 1 through the run. Returns −ELBO [nats]."""
+    return nll + kl.sum(dim=1).mean()
 
 # %%
 def fit(vae, steps, objective=elbo_objective, seed=0, folder=None, progress=False):
@@ -774,12 +774,12 @@ def fit(vae, steps, objective=elbo_objective, seed=0, folder=None, progress=Fals
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / steps))
             x = images.batch(step, batch_size)
             logits, mu, logvar = vae(x)
-            nll, kl = reconstruction_of(logits, x), kl_of(mu, logvar)
+            nll, kl = losses.bernoulli_nll(logits, (x + 1) / 2), kl_of(mu, logvar)
             loss = objective(nll, kl, step / steps)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            run.log(loss=loss, reconstruction=nll.mean(), kl=kl.sum(dim=1).mean())
+            run.log(loss=loss, nll=nll, kl=kl.sum(dim=1).mean())
     return run.history
 
 # %% [markdown]
@@ -795,12 +795,12 @@ history = fit(vae, steps, folder=runtime.run_folder("08_vae"), progress=True)
 skip = len(history["step"]) // 50  # the first steps would squash the rest of the picture
 late = {key: values[skip:] for key, values in history.items()}
 fig, axes = plt.subplots(1, 2, figsize=(7, 3))
-plot.curves(late, ["loss", "reconstruction"], ax=axes[0], smooth=50, ylabel="nats per picture")
+plot.curves(late, ["loss", "nll"], ax=axes[0], smooth=50, ylabel="nats per picture")
 plot.curves(late, ["kl"], ax=axes[1], smooth=50, ylabel="nats per picture")
 plot.show(
     fig,
-    alt="Left: the loss and, a little below it, the reconstruction term fall steeply, then slowly. "
-    "Right: the KL term over the same steps.",
+    alt="Left: the loss and, a little below it, the reconstruction term (nll) fall steeply, then "
+    "slowly. Right: the KL term over the same steps.",
 )
 
 # %% [markdown]
@@ -815,7 +815,7 @@ torch.manual_seed(0)
 theirs = nets.VAE(size, channels, z_dim, narrow)
 fit(mine, 10, seed=1)
 train.train_vae(images, theirs, steps=10, batch_size=batch_size, lr=lr, seed=1, progress=False)
-torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-5)
+torch.testing.assert_close(mine.state_dict(), theirs.state_dict())
 
 # %% [markdown]
 # ## 8.7 What it learned
@@ -1157,7 +1157,7 @@ def train_narrow(label, objective=elbo_objective, kind=VAE):
 
 # %%
 def hidden_beta(nll, kl, progress):
-    return (nll / D + kl.sum(dim=1)).mean()  # "mean over pixels": β = D, see 8.5
+    return nll / D + kl.sum(dim=1).mean()  # "mean over pixels": β = D, see 8.5
 
 # %%
 fine, fine_numbers = train_narrow("β = 1")
@@ -1205,15 +1205,15 @@ plot.show(
 # %%
 def annealed(nll, kl, progress):
     beta = min(1.0, 2 * progress)  # 0 → 1 in the first half, then the ELBO
-    return (nll + beta * kl.sum(dim=1)).mean()
+    return nll + beta * kl.sum(dim=1).mean()
 
 # %%
 def free_bits(nll, kl, progress, free=0.5):
-    return nll.mean() + kl.mean(dim=0).clamp(min=free).sum()
+    return nll + kl.mean(dim=0).clamp(min=free).sum()
 
 # %%
 def dear_start(nll, kl, progress):
-    return (nll + (D if progress < 0.4 else 1) * kl.sum(dim=1)).mean()
+    return nll + (D if progress < 0.4 else 1) * kl.sum(dim=1).mean()
 
 # %%
 late_one, late_numbers = train_narrow("β = D at first, then 1", dear_start)
@@ -1299,8 +1299,7 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## 8.12 Break it: three wrong VAEs
 #
-# Each of these has been published as working code. Each trains, and its loss falls. Same budget,
-# same net as the right one above.
+# Each is an easy slip. Each runs, and its loss falls. Same budget, same net as the right one above.
 #
 # 1. **One tensor.** The encoder returns the same numbers as μ and as log σ².
 # 2. **No draw.** z = μ: with the KL kept, and without it.
@@ -1322,11 +1321,11 @@ class NoDraw(VAE):
 
 # %%
 def no_kl(nll, kl, progress):
-    return nll.mean()
+    return nll
 
 # %%
 def wrong_sign(nll, kl, progress):
-    return (nll - kl.sum(dim=1)).mean()
+    return nll - kl.sum(dim=1).mean()
 
 # %%
 print("as each program would report itself, on held-out pictures")
@@ -1340,7 +1339,7 @@ torch.manual_seed(0)
 minus = VAE(size, channels, z_dim, narrow)
 try:
     minus_history = fit(minus, short, wrong_sign)
-    print(f"3  its own loss ends at {minus_history['loss'][-1]:,.0f}")
+    print(f"3  its own loss ends at {minus_history['loss'][-1]:.3g}")
 except runtime.UserError as problem:
     print("3  wrong sign:", problem)
 
@@ -1428,7 +1427,8 @@ t = torch.linspace(-3, 3, 601)[:, None]
 best = divergences.kl_to_standard_normal(t, t).argmin()
 assert abs(t[best].item()) < 0.02
 if runtime.profile() != "smoke":
-    assert all(numbers["right"][0] < value[0] for key, value in numbers.items() if key != "right")
+    best = min(value[0] for value in numbers.values() if math.isfinite(value[0]))
+    assert numbers["right"][0] == best
 
 # %% [markdown]
 # ## Exercises
