@@ -78,7 +78,6 @@ plot.show(
     fig,
     alt="Three grids of small pictures: clean coloured shapes, grey handwritten digits, and grey "
     "noise from a network that has learned nothing yet.",
-    jpeg=True,
 )
 
 # %% [markdown]
@@ -155,7 +154,7 @@ left.imshow(hit)
 left.set_title("does the ray hit?")
 image = right.imshow(np.where(hit, t, np.nan), cmap="viridis")
 right.set_title("how far away?")
-fig.colorbar(image, ax=right, label="t [lengths of the scene]")
+fig.colorbar(image, ax=right, label="t [radii of the sphere]")
 for ax in (left, right):
     ax.set_axis_off()
 plot.show(
@@ -297,10 +296,15 @@ def marble(p):
 
 
 # %%
-line = np.linspace(0, 4, 160)
+line = np.arange(160) / 40  # from 0 to 4
 plane = np.stack([*np.meshgrid(line, line), np.zeros((160, 160))], axis=-1)  # (160, 160, 3)
 fig, axes = plt.subplots(1, 4, figsize=(7.2, 2.1))
-fields = (checkerboard(plane[..., [0, 2, 1]]), noise_at(plane), fractal(plane), marble(plane / 2))
+fields = (
+    checkerboard(plane[..., [0, 2, 1]]),
+    noise_at(2 * plane),
+    fractal(plane),
+    marble(plane / 2),
+)
 titles = ("chessboard", "noise", "noise, five layers", "marble")
 for ax, picture, title in zip(axes, fields, titles, strict=True):
     ax.imshow(picture)
@@ -489,6 +493,11 @@ widgets.explore(
 )
 
 # %% [markdown]
+# It does look rough: shading is all that the eye has. But the shadow on the floor stays a smooth
+# ellipse, for the shape never changed. Film studios use this cheat (*bump mapping*) every day. Slide
+# the sun down to the horizon and see where it gives itself away.
+
+# %% [markdown]
 # The checkpoint predicts the shadows without tracing: a point on the floor is dark exactly when the
 # straight line from it to the sun passes a centre at less than the ball's radius.
 
@@ -618,7 +627,8 @@ def show_strip(pictures, text):
 # %% [markdown]
 # Below is the whole of it. You don't have to understand it yet: [chapter 02](02_minimax.ipynb)
 # explains the game, [chapter 04](04_first_gan.ipynb) every line. Just find the two players. The
-# pictures we look at come from a running *average* of $G$'s weights, which is calmer than $G$.
+# pictures we look at come from a running *average* of $G$'s weights, which is calmer than $G$, and
+# in the second half the steps get smaller, so that both settle.
 
 
 # %%
@@ -631,6 +641,7 @@ def play(G, D, steps, d_learns=True, g_learns=True, moments=()):
         if step in moments:
             seconds = time.perf_counter() - began
             show_strip(average.model(noise[:12]), f"after {step:,} steps, {seconds:.0f} s")
+        train.set_learning_rate(train.learning_rate(step, steps + 1, RATE), g_opt, d_opt)
         x_real = digits.batch(step, BATCH)
         x_fake = G(torch.randn(BATCH, Z, device=device))
         if d_learns:  # D: tell real from generated
@@ -654,14 +665,13 @@ generator = play(G, D, STEPS, moments=moments)
 learn_seconds = time.perf_counter() - began
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.7))
-plot.grid(digits.batch(0, 64), ax=left, title="written by hand")
-plot.grid(generator(noise).detach(), ax=right, title="drawn by the generator")
+fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.95))
+plot.grid(digits.batch(0, 48), ax=left, title="written by hand")
+plot.grid(generator(noise[:48]).detach(), ax=right, title="drawn by the generator")
 plot.show(
     fig,
-    alt="Left: 64 real handwritten digits. Right: 64 generated ones; many can be read, some are "
+    alt="Left: 48 real handwritten digits. Right: 48 generated ones; many can be read, some are "
     "mixtures of two digits or broken strokes.",
-    jpeg=True,
 )
 
 # %% [markdown]
@@ -792,19 +802,18 @@ expert = beliefs(G2, D2, "D has learned, G has not")
 play(G2, D2, 2 * SHORT, d_learns=False)
 fooled = beliefs(G2, D2, "G has learned, D is frozen")
 with torch.no_grad():
-    fooling = G2(noise[:24]).cpu()
+    fooling = G2(noise).cpu()
 play(G2, D2, SHORT, g_learns=False)
 caught = beliefs(G2, D2, "D may learn again, for a moment")
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.5))
-plot.grid(fooling, columns=6, ax=left, title="what convinces a frozen judge …")
-plot.grid(generator(noise[:24]).detach(), columns=6, ax=right, title="… and one that learns")
+fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 1.5))
+plot.grid(fooling[:12], columns=6, ax=left, title="what convinces a frozen judge …")
+plot.grid(generator(noise[:12]).detach(), columns=6, ax=right, title="… and one that learns")
 plot.show(
     fig,
-    alt="Left: 24 pictures that a frozen discriminator takes for digits; they look like nothing a "
-    "person would write. Right: 24 digits from the generator that played against a learner.",
-    jpeg=True,
+    alt="Left: 12 pictures that a frozen discriminator takes for digits; they look like nothing a "
+    "person would write. Right: 12 digits from the generator that played against a learner.",
 )
 
 # %% [markdown]
