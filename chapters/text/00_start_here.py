@@ -475,7 +475,7 @@ def small_scene(sun_direction=-50, sun_height=45, roughness=0.3):
     in_sun = np.isinf(first_hit(p + 1e-3 * normal, sun + 0 * d, ball)[0])
     colour = np.where(thing[:, None] == 1, (0.85, 0.45, 0.2), checkerboard(p))
     colour = colour * np.where(in_sun, lambert(normal, sun), AMBIENT)[:, None]
-    haze = np.where(np.isfinite(t), 1 - np.exp(-2e-3 * np.minimum(t, 99) ** 2.5), 1)
+    haze = np.where(np.isfinite(t), 1 - np.exp(-6e-4 * np.minimum(t, 99) ** 2.5), 1)
     colour = mix(colour, sky(d), haze).reshape(110, 170, 3)
     fig, ax = plt.subplots(figsize=(4.6, 3.0))
     ax.imshow(np.clip(colour, 0, 1) ** (1 / 1.6), interpolation="bilinear")
@@ -494,8 +494,8 @@ widgets.explore(
 
 # %% [markdown]
 # It does look rough: shading is all that the eye has. But the shadow on the floor stays a smooth
-# ellipse, for the shape never changed. Film studios use this cheat (*bump mapping*) every day. Slide
-# the sun down to the horizon and see where it gives itself away.
+# ellipse, for the shape never changed. Films and games use this cheat (*bump mapping*) every day.
+# Slide the sun down to the horizon and it shows: the bumps throw no shadows on each other.
 
 # %% [markdown]
 # The checkpoint predicts the shadows without tracing: a point on the floor is dark exactly when the
