@@ -1,5 +1,7 @@
 """tools/build.py on a tiny chapter: what is kept, what is written, what a failure leaves."""
 
+import json
+
 import build
 import nbformat
 import pytest
@@ -40,7 +42,11 @@ for _ in tqdm(range(3)):
 
 @pytest.fixture
 def house(tmp_path, monkeypatch):
-    """A course with one chapter, 07_tiny."""
+    """A course with one chapter, 07_tiny, on a machine whose `python3` kernel is another one."""
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    kernel = {"argv": ["not-this-python"], "display_name": "Python 3", "language": "python"}
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     (tmp_path / "chapters" / "text").mkdir(parents=True)
     monkeypatch.setattr(rules, "CHAPTERS", tmp_path / "chapters")
     monkeypatch.setattr(rules, "TEXT", tmp_path / "chapters" / "text")
