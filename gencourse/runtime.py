@@ -120,7 +120,7 @@ def check_machine(folder="."):
     given = os.environ.get("GENCOURSE_DATA")
     note(
         not given or Path(given).is_dir(),
-        "Data will be read from the folder in GENCOURSE_DATA where it is there."
+        "Data will first be looked for in the folder that GENCOURSE_DATA names."
         if given
         else "Data will be fetched when a chapter first needs it (the first chapters need none).",
         f"GENCOURSE_DATA names {given!r}, which is no folder: correct the name, or unset it.",

@@ -675,8 +675,9 @@ plot.show(
 )
 
 # %% [markdown]
-# Every column of the strips above is *one* noise vector, becoming a picture. First comes ink in the
-# middle, then strokes, then digits. (If all is grey: the `smoke` profile trains for an instant.)
+# Every column of the strips is *one* noise vector, becoming a picture: ink in the middle, then
+# strokes, then digits. (All grey? The `smoke` profile trains for an instant.) $G$ never saw a digit.
+# All it ever got is which way each pixel must change to please $D$.
 #
 # Now look honestly, and at *all* of them, since picking the prettiest proves nothing. Many you can
 # read. Some are between two digits, some belong to no alphabet. What the figure does not tell: are
@@ -917,11 +918,13 @@ print("✓ ready for chapter 01")
 # then, here in the notebook:
 #
 # 1. **The other root.** In `hit_sphere`, use `t = -b + root`. Predict the shaded ball before you
-#    run 0.1 and 0.2 again. Which checkpoint notices, and which one can't?
+#    run 0.1 and 0.2 again. Their checkpoints still pass: why? Write one that doesn't.
 # 2. **Wood.** Write a texture `wood(p)`: rings are the fractional part of the distance to an axis,
 #    disturbed by a little `fractal` noise. Put it on a ball.
-# 3. **How few examples?** Train on only 20 real digits (`digits.images(...)` of a fixed batch).
-#    Predict both histograms of 0.8 first. Which one improves, and why is that bad news?
+# 3. **How few examples?** Train on twenty digits only:
+#    `digits = data.Images(digits.x[:20], digits.labels[:20], digits.classes, "few")`, a new `G` and
+#    `D`, then `play`. Predict both histograms of 0.8 first. Which one improves, and why is that bad
+#    news?
 
 # %% [markdown]
 # ## Recap
