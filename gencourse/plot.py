@@ -64,7 +64,8 @@ def png(figure, *, jpeg=False):
         else:
             colours, method = 128, Image.Quantize.MAXCOVERAGE
         picture = Image.open(buffer).convert("RGB")
-        picture = picture.quantize(colours, method, dither=Image.Dither.NONE)
+        # one k-means pass puts the large areas (a density's filling) back on their exact colour
+        picture = picture.quantize(colours, method, kmeans=1, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
