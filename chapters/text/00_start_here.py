@@ -676,8 +676,8 @@ plot.show(
 
 # %% [markdown]
 # Every column of the strips is *one* noise vector, becoming a picture: ink in the middle, then
-# strokes, then digits. (All grey? The `smoke` profile trains for an instant.) $G$ never saw a digit.
-# All it ever got is which way each pixel must change to please $D$.
+# strokes, then digits. (All grey? The `smoke` profile trains for an instant.) $G$ never saw a
+# digit. All it ever got is which way each pixel must change to please $D$.
 #
 # Now look honestly, and at *all* of them, since picking the prettiest proves nothing. Many you can
 # read. Some are between two digits, some belong to no alphabet. What the figure does not tell: are
