@@ -553,7 +553,7 @@ plot.show(
 # %% [markdown]
 # The judge learns where $q$ is too high ($D<½$) and too low ($D>½$), and $q$ flows up its slope.
 # When $q\approx p$ there is nothing left to tell, and $D$ is near ½ **where data are**. Outside,
-# it may be anything.
+# it may be anything. Which bump was covered first is chance: try another seed.
 #
 # The dotted $D^*$ for the momentary $q$ shows how far behind the judge runs: it gets one step per
 # turn, not the optimum. And the forger descends $-\log D$. So what you see is *not* exact descent
@@ -1047,7 +1047,7 @@ h = 1e-4
 for mu in (0.0, 0.5, 1.5, 3.0):
     slopes = (goals(mu + h) - goals(mu - h)) / (2 * h)
     both = torch.tensor([pull(mu, minimax), pull(mu, non_saturating_loss)], dtype=torch.float64)
-    print(f"μ = {mu}: autograd", *(f"{v:.4f}" for v in both.tolist() + slopes.tolist()))
+    print(f"μ = {mu}: autograd {both.numpy().round(4)}, differences {slopes.numpy().round(4)}")
     torch.testing.assert_close(both, slopes, atol=1e-4, rtol=0)
 
 # %% [markdown]
