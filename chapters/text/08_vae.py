@@ -167,7 +167,7 @@ def collect(function, pictures, n=5_000):
     return torch.cat([function(pictures.images(i)).cpu() for i in places.split(500)])
 
 # %%
-codes = collect(encode, held_out)
+codes = collect(encode, held_out, n=3_000)
 labels = held_out.labels[: len(codes)].cpu()
 low, high = codes.min(dim=0).values, codes.max(dim=0).values
 thrown = low + (high - low) * torch.rand(10, 2)
@@ -176,9 +176,9 @@ thrown = low + (high - low) * torch.rand(10, 2)
 def scatter(ax, codes, labels, classes):
     """Codes (N, 2) as dots, one colour per class."""
     for k, label in enumerate(classes):
-        ax.scatter(*codes[labels == k].T, s=2, alpha=0.5, color=f"C{k}", label=label)
-    ax.set_xlabel("z₁")
-    ax.set_ylabel("z₂")
+        ax.scatter(*codes[labels == k].T, s=2, alpha=0.5, color=plt.cm.tab10(k % 10), label=label)
+    ax.set(xlabel="z₁", ylabel="z₂")
+    ax.legend(fontsize=6, markerscale=4, ncol=5, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 # %%
 def pictures_of(decode, z):
@@ -187,31 +187,30 @@ def pictures_of(decode, z):
         return 2 * torch.sigmoid(decode(z.to(device))) - 1
 
 # %%
-with plt.rc_context({"axes.prop_cycle": plt.cycler(color=plt.cm.tab10.colors)}):
-    fig, axes = plt.subplot_mosaic("ab;ac", figsize=(7, 3.8), width_ratios=[1.5, 1])
-    scatter(axes["a"], codes, labels, held_out.classes)
+fig, axes = plt.subplot_mosaic("ab;ac", figsize=(7.5, 3.9), width_ratios=[1.2, 1])
+scatter(axes["a"], codes, labels, held_out.classes)
+disc = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "linewidth": 0.5}
 for k, point in enumerate(thrown):
-    axes["a"].text(*point.tolist(), str(k), weight="bold", ha="center", va="center")
-axes["a"].legend(fontsize=6, markerscale=4, loc="upper left", bbox_to_anchor=(1, 1))
+    axes["a"].text(*point.tolist(), str(k), size=7, ha="center", va="center", bbox=disc)
 plot.grid(pictures_of(decode, thrown), columns=5, ax=axes["b"])
 axes["b"].set_title("points 0–9, decoded", color=plot.FAKE, fontsize=9)
 plot.grid(pictures_of(decode, torch.randn(10, 2)), columns=5, ax=axes["c"])
 axes["c"].set_title("ten draws from N(0, I), decoded", color=plot.FAKE, fontsize=9)
 plot.show(
     fig,
-    alt="Left: codes as a star of coloured arms with empty space between; ten numbered points, "
-    "most in the empty space. Right: their pictures, and those of ten draws from a normal "
-    "distribution.",
+    alt="Left: codes as uneven coloured arms with empty space between; ten numbered points, some "
+    "of them in the empty space. Right: their pictures, some faint or black, and those of ten "
+    "draws from N(0, I), which are of few kinds.",
 )
 
 # %% [markdown]
 # **What the figure says.** The codes fill the plane unevenly: dense arms, empty wedges, a scale
-# that nobody chose. Where a point falls between the arms, the decoder was never trained, and draws
-# a blend of neighbours. Draws from N(0, I), the obvious choice, all fall into one small spot of
-# this map, so they show few kinds of things.
+# that nobody chose. Where a point falls into an empty part, the decoder was never trained: it draws
+# a faint blend of neighbours, or next to nothing. Draws from N(0, I), the obvious choice, all fall
+# into one small spot of this map, so they show few kinds of things.
 #
-# **What it doesn't say.** In two dimensions a blend is still clothes-like. In 24, nearly all of the
-# box is empty: 8.12 shows what is decoded there.
+# **What it doesn't say.** In two dimensions many a random point still hits a code. In 24, nearly
+# all of the box is empty: 8.12 shows what is decoded there.
 #
 # How empty is the box here? If the codes were spread evenly over it, n codes in M little cells
 # would leave each cell empty with probability (1 − 1/M)ⁿ.
@@ -1013,7 +1012,7 @@ assert abs(model) < 0.05 < real
 torch.manual_seed(0)
 flat = nets.VAE(size, channels, z_dim=2, width=narrow)
 train.train_vae(images, flat, steps=map_steps, batch_size=batch_size, lr=lr, progress=False)
-codes = collect(lambda x: flat.encode(x)[0], held_out)
+codes = collect(lambda x: flat.encode(x)[0], held_out, n=3_000)
 
 # %%
 tiles = 10
@@ -1022,11 +1021,9 @@ line = torch.special.ndtri(u)  # Φ⁻¹
 lattice = torch.cartesian_prod(line.flip(0), line).flip(1)  # rows from the top: z₂ falls, z₁ grows
 
 # %%
-with plt.rc_context({"axes.prop_cycle": plt.cycler(color=plt.cm.tab10.colors)}):
-    fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.9))
-    scatter(axes[0], codes, labels, held_out.classes)
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.9))
+scatter(axes[0], codes, labels, held_out.classes)
 axes[0].set_aspect("equal")
-axes[0].legend(fontsize=6, markerscale=4, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 plot.grid(pictures_of(flat.decode, lattice), columns=tiles, ax=axes[1])
 axes[1].set_title("decoded, in steps of equal probability", color=plot.FAKE, fontsize=10)
 plot.show(
