@@ -131,7 +131,7 @@ def curves(history, keys=None, *, ax=None, smooth=1, ylabel="loss [nats]"):
     steps = np.asarray(history["step"], dtype=float)
     for i, key in enumerate(keys):
         values = np.asarray(history[key], dtype=float)
-        colour = f"C{i}"
+        colour = {"d_loss": THIRD, "g_loss": FAKE}.get(key, f"C{i}")  # D green, G orange
         if smooth > 1 and len(values) > smooth:
             ax.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
             mean = np.convolve(values, np.ones(smooth) / smooth, mode="valid")
