@@ -64,7 +64,7 @@ DECAY = 0.98  # the networks we look at are averages over about 1 / (1 − DECAY
 #
 # Left: pictures that follow a rule; a page of code knows everything about them. Middle: digits
 # that people wrote by hand. Right: what a neural network draws before it has seen a single one.
-# By the end of this chapter the right panel will look like the middle one.
+# By the end of this chapter the right panel will look much like the middle one.
 
 # %%
 shapes, digits = data.load("shapes", count=1_000), data.load("digits")
@@ -72,9 +72,9 @@ G = nets.DCGANGenerator(16, channels=1, z_dim=Z, width=16).to(device)
 noise = torch.randn(64, Z, device=device)  # the same noise for every learned picture below
 
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.7))
-plot.grid(shapes.images(torch.arange(25)), columns=5, ax=axes[0], title="by rule")
-plot.grid(digits.images(torch.arange(25)), columns=5, ax=axes[1], title="by hand")
-plot.grid(10 * G(noise[:25]), columns=5, ax=axes[2], title="untrained, contrast × 10")
+plot.grid(shapes.images(torch.arange(16)), columns=4, ax=axes[0], title="by rule")
+plot.grid(digits.images(torch.arange(16)), columns=4, ax=axes[1], title="by hand")
+plot.grid(10 * G(noise[:16]), columns=4, ax=axes[2], title="untrained, contrast × 10")
 plot.show(
     fig,
     alt="Three grids of small pictures: clean coloured shapes, grey handwritten digits, and grey "
@@ -578,12 +578,12 @@ def threes(n, seed=0):
 
 # %%
 real = digits.images((digits.labels == 3).nonzero().squeeze(1)).cpu()
-fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.5))
-plot.grid(threes(24), columns=6, ax=left, title="3 by rule")
-plot.grid(real[:24], columns=6, ax=right, title="3 by hand")
+fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 1.75))
+plot.grid(threes(18), columns=6, ax=left, title="3 by rule")
+plot.grid(real[:18], columns=6, ax=right, title="3 by hand")
 plot.show(
     fig,
-    alt="Left: 24 threes drawn by a rule, different but all neat. Right: 24 threes written by "
+    alt="Left: 18 threes drawn by a rule, different but all neat. Right: 18 threes written by "
     "people: some with a flat top, some like a 7 with a tail, some broken.",
 )
 
