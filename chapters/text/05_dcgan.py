@@ -65,8 +65,8 @@ SEED = 0
 # %% [markdown]
 # ## Where this chapter is heading
 #
-# On the left are real pictures. On the right is what our generator draws before it has learned
-# anything: noise in, noise out. At the end of the chapter the two sides should look alike.
+# Above are real pictures. Below is what our generator draws before it has learned anything: noise
+# in, noise out. At the end of the chapter the two rows should look alike.
 
 # %%
 images = data.load(DATA)
@@ -75,16 +75,21 @@ CHANNELS, SIZE, _ = images.shape
 print(images)
 
 # %%
+def show_rows(rows, alt, columns=12):
+    """One row of pictures per name."""
+    fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.5 * len(rows)))
+    for ax, (name, x) in zip(axes, rows.items(), strict=True):
+        plot.grid(x[:columns], columns=columns, ax=ax)
+        ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center")
+    plot.show(fig, alt=alt, jpeg=True)
+
+# %%
 untrained = nets.DCGANGenerator(SIZE, CHANNELS, Z_DIM, WIDTH).to(DEVICE)
 with torch.no_grad():
-    x_fake = untrained(torch.randn(32, Z_DIM, device=DEVICE))
-fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.2))
-plot.grid(images.batch(0, 32), ax=left)
-plot.grid(x_fake, ax=right)
-left.set_title("real", color=plot.REAL)
-right.set_title("generated, before training", color=plot.FAKE)
-plot.show(
-    fig, alt="Left: 32 real pictures. Right: 32 generated ones, all grey noise.", jpeg=True
+    x_fake = untrained(torch.randn(12, Z_DIM, device=DEVICE))
+show_rows(
+    {"real": images.batch(0, 12), "before training": x_fake},
+    alt="Above twelve real pictures, below twelve generated ones that are nothing but grey noise.",
 )
 
 # %% [markdown]
@@ -129,6 +134,8 @@ for n in (28, 14, 64, 7):
 kernel = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
 A = F.conv1d(torch.eye(8)[:, None], kernel, stride=2, padding=1)[:, 0].T
 B = F.conv_transpose1d(torch.eye(4)[:, None], kernel, stride=2, padding=1)[:, 0].T
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(6, 2.9), width_ratios=[2, 1.3])
 for ax, matrix, name in zip(axes, (A, B), ("convolution", "transposed"), strict=True):
     ax.imshow(matrix, cmap="Blues", vmin=0, vmax=6)
@@ -155,6 +162,8 @@ plot.show(
 ones = torch.ones(1, 1, 5, 5)
 count4 = F.conv_transpose2d(ones, torch.ones(1, 1, 4, 4), stride=2, padding=1)[0, 0]
 count3 = F.conv_transpose2d(ones, torch.ones(1, 1, 3, 3), stride=2, padding=1, output_padding=1)
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.7))
 for ax, count, k in zip(axes, (count4, count3[0, 0]), (4, 3), strict=True):
     shown = ax.imshow(count, cmap="viridis", vmin=0, vmax=4)
@@ -446,6 +455,7 @@ class ScaleAndShift(nn.Module):
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+# %%
 def swap(net, kind, make):
     for i, layer in enumerate(net.body):
         if isinstance(layer, kind):
@@ -462,6 +472,7 @@ def upsampled(conv):  # transposed convolution → repeated pixels, then convolu
     return nn.Sequential(nn.Upsample(scale_factor=2), smooth)
 
 
+# %%
 def default_init(net):  # whatever PyTorch does when nobody asks
     for module in net.modules():
         if hasattr(module, "reset_parameters"):
@@ -481,6 +492,7 @@ def resample(G, D):
     G.apply(nets.dcgan_init), D.apply(nets.dcgan_init)
 
 
+# %%
 TRIALS = {
     "all the rules": lambda G, D: None,
     "again, other seed": lambda G, D: None,
@@ -508,6 +520,7 @@ _, spread, directions = torch.pca_lowrank(real, q=50)
 scale = spread / COUNT**0.5  # standard deviations along the directions
 
 
+# %%
 def components(x):  # (N, C, H, W) → (50, N), real pictures have mean 0 and standard deviation 1
     return ((x.flatten(1) - real.mean(0)) @ directions / scale).T
 
@@ -518,6 +531,7 @@ def distance(x):
     return torch.stack([divergences.wasserstein1(a, b) for a, b in pairs]).mean()
 
 
+# %%
 x_noise = 2 * torch.rand(COUNT, CHANNELS, SIZE, SIZE, device=DEVICE) - 1
 floor = distance(test_images.images(range(min(COUNT, len(test_images)))))
 print(f"real test pictures: {floor:.3f}   uniform noise: {distance(x_noise):.2f}")
@@ -538,16 +552,9 @@ for name, change in TRIALS.items():
     pictures[name], scores[name] = x_fake[:12], distance(x_fake).item()
 
 # %%
-fig, axes = plt.subplots(len(TRIALS), 1, figsize=(6.2, 3.9))
-for ax, (name, x_fake) in zip(axes, pictures.items(), strict=True):
-    plot.grid(x_fake, columns=12, ax=ax)
-    ax.text(-0.02, 0.5, f"{name}  {scores[name]:.2f}", transform=ax.transAxes, ha="right",
-            va="center", color=plot.FAKE if "all" in name else "black")  # fmt: skip
-plot.show(
-    fig,
-    alt="Rows of twelve generated pictures, one row per trial, each with its distance to real "
-    "pictures.",
-    jpeg=True,
+show_rows(
+    {f"{name}  {scores[name]:.2f}": x_fake for name, x_fake in pictures.items()},
+    alt="Eight rows of generated pictures, one per trial, each with its distance to real pictures.",
 )
 
 # %% [markdown]
@@ -589,11 +596,13 @@ if runtime.profile() == "cpu":  # what the text above says
 # %%
 calm, _ = learn(*new_pair(), images, SHORT)  # never interrupted
 
+# %%
 folder = runtime.run_folder("05_resume")
 if folder.exists():
     run.delete(folder)  # so that this cell shows the same when it is run again
 
-impatient = copy.copy(images)  # the same pictures, but at batch SHORT // 2 somebody presses Ctrl-C
+# %%
+impatient = copy.copy(images)  # the same pictures, but at one batch somebody presses Ctrl-C
 
 
 def batch(step, batch_size):
@@ -603,6 +612,8 @@ def batch(step, batch_size):
 
 
 impatient.batch = batch
+
+# %%
 try:
     learn(*new_pair(), impatient, SHORT, folder)
 except KeyboardInterrupt as stop:
@@ -641,6 +652,7 @@ if exact:
 # Now all of it, at full width, with the package's loop. Every eighth of the way it saves a sheet of
 # pictures of the *same* noise, drawn by the averaged generator. If this folder holds the finished
 # run already, the cell loads it and returns at once. If you stop the cell, run it again to go on.
+# If you changed a constant, it refuses to mix two trainings: pass `fresh=True` to start over.
 #
 # **Predict:** what does the net learn first: outlines, textures, or the number of sleeves? And what
 # will the losses do?
@@ -654,19 +666,20 @@ ema_generator, history = train.train_gan(
 )  # fmt: skip
 
 # %%
-sheets = {int(p.stem.split("-")[1]): plt.imread(p) for p in sorted(out.glob("samples/*.png"))}
-CELL = SIZE + 2  # the sheets have two pixels between pictures
-rows = [torch.tensor(sheet[: 2 * CELL]).split(CELL) for sheet in sheets.values()]
-fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.4 * len(rows)))
-for ax, step, row in zip(axes, sheets, rows, strict=True):
-    ax.imshow(torch.cat(row[:2], dim=1))
-    ax.set_axis_off()
-    ax.text(-0.01, 0.5, f"step {step:,}", transform=ax.transAxes, ha="right", va="center")
-plot.show(
-    fig,
-    alt="Sixteen generated pictures in each row, the same noise at eight moments of the training, "
+def read_sheet(path):
+    """A saved sheet, 8×8 pictures with two pixels between them → (64, 3, H, W) in [-1, 1]."""
+    sheet = torch.tensor(plt.imread(path)).permute(2, 0, 1)[:, 2:, 2:]
+    cells = sheet.unfold(1, SIZE, SIZE + 2).unfold(2, SIZE, SIZE + 2)  # (3, 8, 8, H, W)
+    return 2 * cells.permute(1, 2, 0, 3, 4).flatten(0, 1) - 1
+
+
+sheets = {int(p.stem[5:]): read_sheet(p) for p in sorted(out.glob("samples/step-*.png"))}
+
+# %%
+show_rows(
+    {f"step {step:,}": x_fake for step, x_fake in list(sheets.items())[-8:]},
+    alt="Twelve generated pictures in each row, the same noise at eight moments of the training, "
     "from blurred patches at the top to clear pictures at the bottom.",
-    jpeg=True,
 )
 
 # %% [markdown]
@@ -681,9 +694,8 @@ plot.show(
 # %%
 def sheet(moment):
     step = list(sheets)[moment - 1]
-    fig, ax = plt.subplots(figsize=(3.4, 3.6))
-    ax.imshow(sheets[step])
-    ax.set_axis_off()
+    fig, ax = plt.subplots(figsize=(3.6, 3.8))
+    plot.grid(sheets[step], ax=ax)
     ax.set_title(f"step {step:,} of {STEPS:,}", color=plot.FAKE)
     return fig
 
@@ -729,6 +741,8 @@ live, judge = copy.deepcopy(G), copy.deepcopy(D)
 ema = train.EMA(live, EMA_DECAY)
 g_opt = torch.optim.Adam(live.parameters(), lr=LR, betas=BETAS)
 d_opt = torch.optim.Adam(judge.parameters(), lr=LR, betas=BETAS)
+
+# %%
 EVERY = runtime.budget(smoke=1, cpu=40, gpu=40)
 views = {"last weights": [], "average": []}
 for step in range(5 * EVERY):
@@ -794,27 +808,22 @@ def logits(D, x):
     return torch.cat([D(part) for part in x.split(500)])
 
 
+# %%
 with torch.no_grad():
     x_fake = ema_generator(noise)
 order = logits(D, x_fake).argsort()
-choices = {"least believed": order[:12], "random": torch.arange(12), "most believed": order[-12:]}
-fig, axes = plt.subplots(3, 1, figsize=(7, 2.0))
-for ax, (name, chosen) in zip(axes, choices.items(), strict=True):
-    plot.grid(x_fake[chosen], columns=12, ax=ax)
-    ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center")
-plot.show(
-    fig,
+show_rows(
+    {"least believed": x_fake[order], "random": x_fake, "most believed": x_fake[order.flip(0)]},
     alt="Three rows of twelve generated pictures: those D believes least, random ones, and those "
     "it believes most.",
-    jpeg=True,
 )
 
 # %% [markdown]
-# Look along the top row: torn outlines, holes, a sleeve too many, articles that are half one thing
-# and half another. The middle row has some of these too, which is the honest picture of the average
-# quality. And the bottom row is *plain*: what D believes most is the common, not the beautiful. Now
-# and then D rejects a picture that you would accept. Its judgement depends on the last thing it
-# learned about this one generator; it is no general judge of pictures.
+# Look along the rows for torn outlines, holes, a sleeve too many, articles that are half one thing
+# and half another. Every row has some; the random row shows how common they are. What D believes
+# least is not simply the ugliest, and what it believes most is not the most beautiful: D has
+# specialised on the faults of *this* generator, those of its last hundred steps. It is no general
+# judge of pictures. And the eye tires after a dozen: 64 pictures can't show what is *missing*.
 
 # %% [markdown]
 # Some pictures belong to no class: half shirt, half bag. Chance alone can't be blamed. The noise
@@ -854,6 +863,8 @@ groups = {
     "real, never seen": (test_images.images(range(count)), plot.REAL, "--"),
     "generated": (x_fake[:count], plot.FAKE, "-"),
 }
+
+# %%
 fig, ax = plt.subplots()
 verdicts = {}
 for name, (x, colour, line) in groups.items():
@@ -901,6 +912,8 @@ BIG_WIDTH = runtime.budget(smoke=4, cpu=16, gpu=64)
 big_images = data.load("shapes", size=64, count=runtime.budget(smoke=100, cpu=1_000, gpu=10_000))
 big_G = nets.DCGANGenerator(64, 3, Z_DIM, BIG_WIDTH)
 big_D = nets.DCGANDiscriminator(64, 3, BIG_WIDTH)
+
+# %%
 big_average, big_history = train.train_gan(
     big_images, big_G, big_D, steps=BIG_STEPS, batch_size=BATCH, seed=SEED,
     out=runtime.run_folder("05_colour_64"),
@@ -909,17 +922,11 @@ big_average, big_history = train.train_gan(
 # %%
 with torch.no_grad():
     x_fake = big_G(noise[:8])  # the average of a few steps is still mostly the start
-fig, (top, bottom) = plt.subplots(2, 1, figsize=(7, 2.1))
-plot.grid(big_images.batch(0, 8), ax=top)
-plot.grid(x_fake, ax=bottom)
-top.text(-0.01, 0.5, "real", transform=top.transAxes, ha="right", color=plot.REAL)
-bottom.text(-0.01, 0.5, f"step {BIG_STEPS:,}", transform=bottom.transAxes, ha="right",
-            color=plot.FAKE)  # fmt: skip
-plot.show(
-    fig,
+show_rows(
+    {"real": big_images.batch(0, 8), f"step {BIG_STEPS:,}": x_fake},
     alt="Eight coloured shapes on black above eight pictures of the generator after the number of "
     "steps that this profile allows.",
-    jpeg=True,
+    columns=8,
 )
 
 # %% [markdown]
@@ -963,21 +970,17 @@ own_average, _ = train.train_gan(
 )
 with torch.no_grad():
     x_fake = own_average(noise[:24])
+
+# %%
 unseen = data.load("shapes", split="test", size=32, count=FEW)
 for name, x in (("seen", own), ("unseen", unseen)):
     print(f"{name:6} pictures: mean logit {logits(own_D, x.images(range(FEW))).mean():.2f}")
 
 # %%
 nearest = torch.cdist(x_fake.flatten(1), own.images(range(FEW)).flatten(1)).argmin(1)
-fig, (top, bottom) = plt.subplots(2, 1, figsize=(7, 1.9))
-plot.grid(x_fake[:12], columns=12, ax=top)
-plot.grid(own.images(nearest[:12]), columns=12, ax=bottom)
-top.set_title("generated", color=plot.FAKE)
-bottom.set_title("nearest picture in the folder", color=plot.REAL)
-plot.show(
-    fig,
+show_rows(
+    {"generated": x_fake, "nearest in folder": own.images(nearest)},
     alt="Twelve generated shapes above the pictures of the folder that are nearest to each.",
-    jpeg=True,
 )
 
 # %% [markdown]
@@ -1011,18 +1014,16 @@ forgetful = copy.deepcopy(ema_generator)
 for module in forgetful.modules():
     if isinstance(module, nn.BatchNorm2d):
         module.reset_running_stats()  # mean 0, variance 1: what a forgetful average would keep
-fig, axes = plt.subplots(2, 1, figsize=(7, 1.9))
-for ax, net, name in zip(
-    axes, (ema_generator, forgetful), ("weights and statistics", "weights only"), strict=True
-):
-    with torch.no_grad():
-        plot.grid(net(noise[:12]), columns=12, ax=ax, title=name)
-        print(f"{name:24} distance to real pictures {distance(net(noise)):.2f}")
-plot.show(
-    fig,
+
+# %%
+with torch.no_grad():
+    rows = {"weights, statistics": ema_generator(noise), "weights only": forgetful(noise)}
+for name, x in rows.items():
+    print(f"{name:20} distance to real pictures {distance(x):.2f}")
+show_rows(
+    rows,
     alt="Above, generated pictures of the averaged net. Below, the same weights with the "
-    "statistics of the first second: the pictures are destroyed.",
-    jpeg=True,
+    "statistics of the first second: dark and empty.",
 )
 
 # %% [markdown]
