@@ -798,7 +798,7 @@ if runtime.profile() != "smoke":
 # ## 5.7 An honest look at the failures
 #
 # **Question.** Sheets of 64 look good quickly. What do the *bad* pictures look like, and who finds
-# them? The discriminator was trained to. We let it judge a thousand generated pictures, and show
+# them? The discriminator was trained to. We let it judge thousands of generated pictures and show
 # the ones it believes least, a random dozen, and the ones it believes most.
 #
 # **Predict:** will the least believed be the ugliest to your eye, too?
@@ -825,7 +825,7 @@ show_rows(
 # Look along the rows for torn outlines, holes, a sleeve too many, articles that are half one thing
 # and half another. Every row has some; the random row shows how common they are. What D believes
 # least is not simply the ugliest, and what it believes most is not the most beautiful: D has
-# specialised on the faults of *this* generator, those of its last hundred steps. It is no general
+# specialised on the faults of *this* generator. It is no general
 # judge of pictures. And the eye tires after a dozen: 64 pictures can't show what is *missing*.
 
 # %% [markdown]
@@ -835,7 +835,7 @@ show_rows(
 # water between them.
 #
 # Walk it yourself. Between two noises $a, b \sim \mathcal N(0, I)$ we take
-# $z = a\cosarphi + b\sinarphi$, which is exactly $\mathcal N(0, I)$ again at every angle, so G
+# $z = a\cos\varphi + b\sin\varphi$, which is exactly $\mathcal N(0, I)$ again at every angle, so G
 # has seen such $z$ in training.
 
 # %%
@@ -924,7 +924,7 @@ big_average, big_history = train.train_gan(
 
 # %%
 with torch.no_grad():
-    x_fake = big_G(noise[:8])  # the average of a few steps is still mostly the start
+    x_fake = big_average(noise[:8])
 show_rows(
     {"real": big_images.batch(0, 8), f"step {BIG_STEPS:,}": x_fake},
     alt="Eight coloured shapes on black above eight pictures of the generator after the number of "
