@@ -83,9 +83,9 @@ print(images)
 untrained = nets.DenseGenerator(shape, Z_DIM, WIDTH)(torch.randn(16, Z_DIM)).detach()
 fig, axes = plt.subplots(1, 3, figsize=(6.6, 2.4))
 plot.grid(x_real[:16], columns=4, ax=axes[0], title="real")
-plot.grid(untrained[:4], columns=2, ax=axes[1], title="generated, untrained")
+plot.grid(untrained[:1], columns=1, ax=axes[1], title="generated, untrained")
 plot.grid(mean_picture[None], columns=1, ax=axes[2], title="average real one")
-plot.show(fig, alt="Sixteen real digits; four squares of grey noise; one blurred blob.")
+plot.show(fig, alt="Sixteen real digits; a square of grey noise; one blurred blob.")
 
 # %% [markdown]
 # ## 4.1 What must come out of the generator?
@@ -506,8 +506,8 @@ def few_steps(detach):
         g_opt.zero_grad()  # right before G's backward: wipes out whatever leaked
         g_loss_of(D(x_fake)).backward()
         g_opt.step()
-    seconds = time.perf_counter() - start
-    return nn.utils.parameters_to_vector(G.parameters()).detach(), seconds
+    weights = nn.utils.parameters_to_vector(G.parameters()).detach().cpu()  # waits for a GPU
+    return weights, time.perf_counter() - start
 
 
 # %%
@@ -595,17 +595,17 @@ def at(step):
 
 # %%
 wanted = [SAMPLE_EVERY * i for i in (1, 4, 10, 40)]
-fig, axes = plt.subplots(len(wanted) + 1, 1, figsize=(4.2, 4.1))
+fig, axes = plt.subplots(len(wanted) + 1, 1, figsize=(3.6, 3.7))
 for ax, step in zip(axes, [0, *wanted], strict=True):
     plot.grid(at(step)[:7] if step else before[:7], ax=ax)
     ax.set_title(f"step {step:,}", loc="left", fontsize=9, pad=2)
 plot.show(fig, alt="Five rows of the same seven noises: grey at first, then blots, then digits.")
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.7))
-plot.grid(images_test.batch(0, 40), ax=axes[0], title="real")
-plot.grid(pictures(G, noise[:40]), ax=axes[1], title="generated")
-plot.show(fig, alt="40 real digits beside 40 generated ones: readable, some broken and speckled.")
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.2))
+plot.grid(images_test.batch(0, 32), ax=axes[0], title="real")
+plot.grid(pictures(G, noise[:32]), ax=axes[1], title="generated")
+plot.show(fig, alt="32 real digits beside 32 generated: most readable, some broken or speckled.")
 
 # %% [markdown]
 # **What the figures say.** First the ink gathers in the middle, then strokes appear, then
@@ -705,11 +705,11 @@ def look(moment):
     left.axvline(moments[moment], color="0.3")
     left.set(xlabel="step", ylabel="loss [nats], smoothed", ylim=(0, 2))
     left.legend(loc="lower left")
-    plot.grid(at(moments[moment])[:32], ax=right, title=f"step {moments[moment]:,}")
+    plot.grid(at(moments[moment])[:24], columns=6, ax=right, title=f"step {moments[moment]:,}")
     return fig
 
 
-widgets.explore(look, "Level loss curves, and beside them 32 digits of the marked step.",
+widgets.explore(look, "Level loss curves, and beside them 24 digits of the marked step.",
                 moment=(0, len(moments) - 1, len(moments) - 1))
 
 # %% [markdown]
@@ -992,7 +992,7 @@ trials = {
 }
 
 # %%
-fig, axes = plt.subplots(len(trials), 2, figsize=(6.6, 6.4), width_ratios=[1.1, 1], sharex="col")
+fig, axes = plt.subplots(len(trials), 2, figsize=(6.8, 6), width_ratios=[1.4, 1], sharex="col")
 for (ax, right), (name, (found, x)) in zip(axes, trials.items(), strict=True):
     draw_losses(ax, found, max(1, SHORT_STEPS // 20))
     ax.set(ylim=(-0.1, 3), xlabel="", ylabel="")
