@@ -605,12 +605,12 @@ plot.show(fig, alt="Five rows of the same seven noises: grey at first, then blot
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.2))
 plot.grid(images_test.batch(0, 32), ax=axes[0], title="real")
 plot.grid(pictures(G, noise[:32]), ax=axes[1], title="generated")
-plot.show(fig, alt="32 real digits beside 32 generated: most readable, some broken or speckled.")
+plot.show(fig, alt="32 real digits beside 32 generated: many readable, others broken; speckles.")
 
 # %% [markdown]
 # **What the figures say.** First the ink gathers in the middle, then strokes appear, then
 # digits. The same noise may change its mind on the way, and turn from one digit into another. At
-# the end most can be read; some are fragments, or two digits at once. And there are loose
+# the end many can be read at once; others are fragments, or two digits in one. And there are loose
 # speckles: a dense network treats every pixel by itself and doesn't know which pixels are
 # neighbours. [Chapter 05](05_dcgan.ipynb) mends that.
 #
