@@ -167,7 +167,7 @@ def collect(function, pictures, n=5_000):
     return torch.cat([function(pictures.images(i)).cpu() for i in places.split(500)])
 
 # %%
-codes = collect(encode, held_out, n=2_000)
+codes = collect(encode, held_out, n=1_500)
 labels = held_out.labels[: len(codes)].cpu()
 low, high = codes.min(dim=0).values, codes.max(dim=0).values
 thrown = low + (high - low) * torch.rand(10, 2)
@@ -201,6 +201,7 @@ plot.show(
     alt="Left: codes as uneven coloured arms with empty space between; ten numbered points, some "
     "of them in the empty space. Right: their pictures, some faint or black, and those of ten "
     "draws from N(0, I), which are of few kinds.",
+    jpeg=True,
 )
 
 # %% [markdown]
@@ -1017,7 +1018,7 @@ assert abs(model) < 0.05 < real
 torch.manual_seed(0)
 flat = nets.VAE(size, channels, z_dim=2, width=narrow)
 train.train_vae(images, flat, steps=map_steps, batch_size=batch_size, lr=lr, progress=False)
-codes = collect(lambda x: flat.encode(x)[0], held_out, n=2_000)
+codes = collect(lambda x: flat.encode(x)[0], held_out, n=1_500)
 
 # %%
 tiles = 10
@@ -1172,10 +1173,10 @@ costly, costly_numbers = train_narrow("mean over pixels, β = D", hidden_beta)
 # crashed. Look:
 
 # %%
-def compare(models, count=8):
+def compare(models, count=6):
     """Held-out pictures above each model's reconstructions; models: {title: VAE}."""
     shown = held_out.images(torch.arange(count))
-    fig, axes = plt.subplots(len(models) + 1, 1, figsize=(4.2, 0.8 * (len(models) + 1)))
+    fig, axes = plt.subplots(len(models) + 1, 1, figsize=(3.2, 0.8 * (len(models) + 1)))
     plot.grid(shown, ax=axes[0])
     axes[0].set_title("held-out pictures", color=plot.REAL, fontsize=9)
     for ax, (title, model) in zip(axes[1:], models.items(), strict=True):
@@ -1187,7 +1188,7 @@ def compare(models, count=8):
 # %%
 plot.show(
     compare({"reconstructions, β = 1": fine, "reconstructions, β = D": costly}),
-    alt="With β = 1 each reconstruction resembles its picture; with β = D all eight are the same "
+    alt="With β = 1 each reconstruction resembles its picture; with β = D all six are the same "
     "grey blur, the average picture.",
     jpeg=True,
 )
@@ -1378,14 +1379,14 @@ plot.show(
 
 # %%
 torch.manual_seed(1)
-noise = torch.randn(8, z_dim)
-fig, axes = plt.subplots(len(models), 1, figsize=(4.2, 0.8 * len(models)))
+noise = torch.randn(6, z_dim)
+fig, axes = plt.subplots(len(models), 1, figsize=(3.2, 0.8 * len(models)))
 for ax, (title, model) in zip(axes, models.items(), strict=True):
     plot.grid(pictures_of(model.decode, noise), ax=ax)
     ax.set_title(title, color=plot.FAKE, fontsize=9)
 plot.show(
     fig,
-    alt="Samples from N(0, I), the same eight draws in each row. The right VAE's are blurred things. "
+    alt="Samples from N(0, I), the same six draws in each row. The right VAE's are blurred things. "
     "Without a draw: fragments, or pale blobs all alike. With the wrong sign: plain grey.",
     jpeg=True,
 )
