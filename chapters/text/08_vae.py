@@ -1451,8 +1451,8 @@ if runtime.profile() != "smoke":
 # ## Recap
 #
 # - An autoencoder's codes lie anywhere; its decoder alone is not a generator.
-# - log p(x) = ELBO + KL(q(z|x)‖p(z|x)) is an identity. The ELBO, reconstruction minus KL to the
-#   prior, is the part that can be computed.
+# - log p(x) = ELBO + KL(q(z|x)‖p(z|x)) is an identity. The ELBO, the mean of log p(x|z) minus
+#   the KL to the prior, is the part that can be computed.
 # - z = μ + σε lets the gradient through a draw, with far less noise than the score function.
 # - Sum over pixels *and* latents. A mean over pixels is β = D; a Gaussian's σ² is a β too.
 # - Report −ELBO with its count and standard error, KL and active units; look at reconstructions
