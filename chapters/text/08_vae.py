@@ -474,14 +474,14 @@ assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 # **Question.** The loss contains an expectation over $z \sim N(\mu, \sigma^2)$, and μ and σ come
 # from the encoder. How can a gradient pass through a draw?
 #
-# Two answers. The **score function** needs only the density of z, since $\nabla q = q\,\nabla\log
-# q$:
+# Two answers. The **score function** needs only the density of z, since
+# $\nabla q = q\,\nabla\log q$:
 #
 # $$\nabla_\mu E[f(z)] = \int f(z)\,\nabla_\mu q(z)\,dz
 # = E\left[f(z)\, \nabla_\mu \log q(z)\right] .$$
 #
-# The **pathwise** one writes the draw as a function of μ, σ and outside noise, $z = \mu + \sigma
-# \varepsilon$ with $\varepsilon \sim N(0, 1)$, the *reparameterisation trick*:
+# The **pathwise** one writes the draw as a function of μ, σ and outside noise,
+# $z = \mu + \sigma \varepsilon$ with $\varepsilon \sim N(0, 1)$, the *reparameterisation trick*:
 #
 # $$\nabla_\mu E[f(z)] = E\left[f'(\mu + \sigma\varepsilon)\right], \qquad
 # \nabla_\sigma E[f(z)] = E\left[\varepsilon f'(\mu + \sigma\varepsilon)\right] .$$
@@ -574,17 +574,16 @@ for d in (1, 8):
 # - **Bernoulli**: pixel i is white with probability $\pi_i = \text{sigmoid}(\ell_i)$, with the
 #   decoder's logits ℓ: $-\log p(x|z) = -\sum_i [x_i \log \pi_i + (1 - x_i)\log(1 - \pi_i)]$.
 # - **Gaussian**: pixel i is $N(m_i, \sigma^2)$ around the decoder's output m:
-#   $-\log p(x|z) = \sum_i \left[\frac{(x_i - m_i)^2}{2\sigma^2} + \log\sigma
-#   + \frac{1}{2}\log 2\pi\right]$.
+#   $-\log p(x|z) = \sum_i (x_i - m_i)^2 / (2\sigma^2) + D\log\sigma + \frac{D}{2}\log 2\pi$.
 #
 # A likelihood of independent pixels is a *product*, so its logarithm is a **sum** over pixels. Many
 # programs take the mean. **Predict:** does that change more than the scale of the loss?
 
 # %% [markdown]
-# Write a and c for the factors that a program puts, on purpose or not, on the two terms: $a \cdot
-# \text{reconstruction} + c \cdot \text{KL}$. Up to the scale a this is $\text{reconstruction} +
-# \beta\,\text{KL}$ with $\beta = c/a$. The scale hardly matters to Adam, which divides it out. The
-# β does.
+# Write a and c for the factors that a program puts, on purpose or not, on the two terms:
+# $a \cdot \text{reconstruction} + c \cdot \text{KL}$. Up to the scale a this is
+# $\text{reconstruction} + \beta\,\text{KL}$ with $\beta = c/a$. The scale hardly matters to Adam,
+# which divides it out. The β does.
 #
 # Below, autograd finds a and c for four ways to write the loss: it compares each term's gradient
 # with that of the correct one.
