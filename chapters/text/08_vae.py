@@ -234,8 +234,9 @@ assert empty > even
 # %% [markdown]
 # ## 8.2 The ELBO, term by term
 #
-# First a *model* of pictures, in two steps: draw z from the prior $p(z) = N(0, I)$, then x from
-# $p_\theta(x|z)$, given by a decoder with weights θ. Its density is an integral over all latents:
+# First a *model* of pictures, in two steps: draw z from the prior $p(z) = \mathcal N(0, I)$, then x
+# from $p_\theta(x|z)$, given by a decoder with weights θ. Its density is an integral over all
+# latents:
 #
 # $$p_\theta(x) = \int p_\theta(x|z)\, p(z)\, dz .$$
 #
@@ -349,7 +350,7 @@ torch.testing.assert_close(gap, torch.tensor(0.0), atol=1e-6, rtol=0)
 # decoder with Gaussian noise: x = Wz + b + noise of standard deviation s. Then everything is
 # Gaussian and known in closed form:
 #
-# $$p(x) = N(b,\ WW^\top + s^2 I), \qquad p(z|x) = N(m, \Sigma),$$
+# $$p(x) = \mathcal N(b,\ WW^\top + s^2 I), \qquad p(z|x) = \mathcal N(m, \Sigma),$$
 # $$\Sigma = (I + W^\top W / s^2)^{-1}, \qquad m = \Sigma W^\top (x - b)/s^2 .$$
 #
 # **Predict:** if q moves from the prior to the true posterior, how does the ELBO move?
@@ -370,8 +371,8 @@ m = Sigma @ W.T @ (x - b) / s**2
 prior, posterior = MultivariateNormal(0 * m, eye), MultivariateNormal(m, Sigma)
 
 # %% [markdown]
-# For $q = N(\mu, S)$ the reconstruction has a closed form as well. The squared error splits into
-# that of the mean and a part from the spread of z:
+# For $q = \mathcal N(\mu, S)$ the reconstruction has a closed form as well. The squared error
+# splits into that of the mean and a part from the spread of z:
 #
 # $$E_q[\log p(x|z)] = -\frac{5}{2}\log(2\pi s^2)
 # - \frac{\|x - b - W\mu\|^2 + \mathrm{tr}(W^\top W S)}{2 s^2} .$$
@@ -471,8 +472,8 @@ assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 # %% [markdown]
 # ## 8.4 A gradient through a random draw
 #
-# **Question.** The loss contains an expectation over $z \sim N(\mu, \sigma^2)$, and μ and σ come
-# from the encoder. How can a gradient pass through a draw?
+# **Question.** The loss contains an expectation over $z \sim \mathcal N(\mu, \sigma^2)$, and μ and
+# σ come from the encoder. How can a gradient pass through a draw?
 #
 # Two answers. The **score function** needs only the density of z, since
 # $\nabla q = q\,\nabla\log q$:
@@ -481,7 +482,8 @@ assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 # = E\left[f(z)\, \nabla_\mu \log q(z)\right] .$$
 #
 # The **pathwise** one writes the draw as a function of μ, σ and outside noise,
-# $z = \mu + \sigma \varepsilon$ with $\varepsilon \sim N(0, 1)$, the *reparameterisation trick*:
+# $z = \mu + \sigma \varepsilon$ with $\varepsilon \sim \mathcal N(0, 1)$, the *reparameterisation
+# trick*:
 #
 # $$\nabla_\mu E[f(z)] = E\left[f'(\mu + \sigma\varepsilon)\right], \qquad
 # \nabla_\sigma E[f(z)] = E\left[\varepsilon f'(\mu + \sigma\varepsilon)\right] .$$
@@ -490,7 +492,7 @@ assert abs(estimates.mean() - log_p) < 5 * error + 0.01
 # dimensions z has?
 
 # %% [markdown]
-# A toy with known answers: $z \in R^d$ with independent $z_i \sim N(\theta, 1)$, and
+# A toy with known answers: $z \in R^d$ with independent $z_i \sim \mathcal N(\theta, 1)$, and
 # $f(z) = \sum_i z_i^2$. Then $E[f] = d(\theta^2 + 1)$, and the gradient with respect to the first
 # mean is exactly 2θ. One draw per estimate:
 
@@ -573,7 +575,7 @@ for d in (1, 8):
 #
 # - **Bernoulli**: pixel i is white with probability $\pi_i = \text{sigmoid}(\ell_i)$, with the
 #   decoder's logits ℓ: $-\log p(x|z) = -\sum_i [x_i \log \pi_i + (1 - x_i)\log(1 - \pi_i)]$.
-# - **Gaussian**: pixel i is $N(m_i, \sigma^2)$ around the decoder's output m:
+# - **Gaussian**: pixel i is $\mathcal N(m_i, \sigma^2)$ around the decoder's output m:
 #   $-\log p(x|z) = \sum_i (x_i - m_i)^2 / (2\sigma^2) + D\log\sigma + \frac{D}{2}\log 2\pi$.
 #
 # A likelihood of independent pixels is a *product*, so its logarithm is a **sum** over pixels. Many
@@ -686,7 +688,8 @@ assert losses.bernoulli_nll(exact + 0.5 * torch.randn_like(exact), x01) > floor
 # - Between the halves, z is **drawn**: $z = \mu + \sigma\varepsilon$.
 # - The loss gets the **KL**, in the closed form of chapter 01:
 #
-# $$\mathrm{KL}(N(\mu, \sigma^2)\,\|\,N(0, I)) = \tfrac{1}{2}\sum_j \left(\mu_j^2 + \sigma_j^2
+# $$\mathrm{KL}(\mathcal N(\mu, \sigma^2)\,\|\,\mathcal N(0, I))
+# = \tfrac{1}{2}\sum_j \left(\mu_j^2 + \sigma_j^2
 # - \log\sigma_j^2 - 1\right).$$
 
 # %%
