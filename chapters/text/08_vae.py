@@ -278,8 +278,8 @@ assert empty > even
 #
 # <details><summary>Think first, then open</summary>
 #
-# $$\mathrm{KL}(q\,\|\,p_\theta(z|x)) = E_q[\log q(z|x) - \log p(z) - \log p_\theta(x|z)]
-# + \log p_\theta(x)$$
+# $$\mathrm{KL}(q\,\|\,p_\theta(z|x)) = E_q[\log q(z|x) - \log p(z) - \log p_\theta(x|z)] +
+# \log p_\theta(x)$$
 #
 # $\log p_\theta(x)$ has no z in it, so it leaves the expectation; minus a minus, it has a plus.
 #
@@ -299,8 +299,8 @@ assert empty > even
 # So, with nothing approximated and for *any* q:
 #
 # $$\log p_\theta(x)
-# = \underbrace{E_q[\log p_\theta(x|z)] - \mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{ELBO}
-# + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p_\theta(z|x))}_{\text{gap}\ \ge\ 0}$$
+# = \underbrace{E_q[\log p_\theta(x|z)] - \mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{ELBO} +
+# \underbrace{\mathrm{KL}(q(z|x)\,\|\,p_\theta(z|x))}_{\text{gap}\ \ge\ 0}$$
 #
 # The gap is never negative, so the rest is a lower bound on the evidence $\log p_\theta(x)$: the
 # **e**vidence **l**ower **bo**und. And it needs only what we can compute.
@@ -308,8 +308,8 @@ assert empty > even
 # %% [markdown]
 # Read it term by term, with the sign turned so that it is a loss, in nats per picture:
 #
-# $$-\text{ELBO} = \underbrace{-E_q[\log p_\theta(x|z)]}_\text{reconstruction term}
-# + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{KL term}$$
+# $$-\text{ELBO} = \underbrace{-E_q[\log p_\theta(x|z)]}_\text{reconstruction term} +
+# \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{KL term}$$
 #
 # - **Reconstruction term**: draw z from q(z|x) and ask how surprised the decoder is by x.
 # - **KL term**, the price of the code: how far the codes of x are from the prior. Without it we
@@ -374,8 +374,8 @@ prior, posterior = MultivariateNormal(0 * m, eye), MultivariateNormal(m, Sigma)
 # For $q = \mathcal N(\mu, S)$ the reconstruction has a closed form as well. The squared error
 # splits into that of the mean and a part from the spread of z:
 #
-# $$E_q[\log p(x|z)] = -\frac{5}{2}\log(2\pi s^2)
-# - \frac{\|x - b - W\mu\|^2 + \mathrm{tr}(W^\top W S)}{2 s^2} .$$
+# $$E_q[\log p(x|z)] = -\frac{5}{2}\log(2\pi s^2) -
+# \frac{\|x - b - W\mu\|^2 + \mathrm{tr}(W^\top W S)}{2 s^2} .$$
 
 # %%
 def elbo_of(q):
@@ -689,8 +689,8 @@ assert losses.bernoulli_nll(exact + 0.5 * torch.randn_like(exact), x01) > floor
 # - The loss gets the **KL**, in the closed form of chapter 01:
 #
 # $$\mathrm{KL}(\mathcal N(\mu, \sigma^2)\,\|\,\mathcal N(0, I))
-# = \tfrac{1}{2}\sum_j \left(\mu_j^2 + \sigma_j^2
-# - \log\sigma_j^2 - 1\right).$$
+# = \tfrac{1}{2}\sum_j \left(\mu_j^2 + \sigma_j^2 -
+# \log\sigma_j^2 - 1\right).$$
 
 # %%
 class VAE(nn.Module):
