@@ -76,11 +76,13 @@ print(images)
 
 # %%
 def show_rows(rows, alt, columns=12):
-    """One row of pictures per name."""
-    fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.5 * len(rows)))
+    """One row of pictures per name, the name to its left."""
+    fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.42 * len(rows)), layout="none")
+    fig.subplots_adjust(left=0.27, right=0.99, bottom=0.02, top=0.98, hspace=0.06)
     for ax, (name, x) in zip(axes, rows.items(), strict=True):
         plot.grid(x[:columns], columns=columns, ax=ax)
-        ax.text(-0.01, 0.5, name, transform=ax.transAxes, ha="right", va="center")
+        ax.set_anchor("W")
+        ax.text(-0.02, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
     plot.show(fig, alt=alt, jpeg=True)
 
 # %%
@@ -679,9 +681,10 @@ def read_sheet(path):
 sheets = {int(p.stem[5:]): read_sheet(p) for p in sorted(out.glob("samples/step-*.png"))}
 
 # %%
+moments = [list(sheets)[i] for i in (0, 1, 2, 4, -1)]  # later ones differ little
 show_rows(
-    {f"step {step:,}": x_fake for step, x_fake in list(sheets.items())[-8:]},
-    alt="Twelve generated pictures in each row, the same noise at eight moments of the training, "
+    {f"step {step:,}": sheets[step] for step in moments},
+    alt="Twelve generated pictures in each row, the same noise at five moments of the training, "
     "from blurred patches at the top to clear pictures at the bottom.",
 )
 
@@ -692,20 +695,20 @@ show_rows(
 # is falling. What the sheet does not show: whether *all* kinds of pictures are there (chapter 06,
 # coming), or only variations of a few.
 #
-# All 64 pictures of each sheet: move the slider.
+# Half of each sheet: move the slider.
 
 # %%
 def sheet(moment):
     step = list(sheets)[moment - 1]
-    fig, ax = plt.subplots(figsize=(3.6, 3.8))
-    plot.grid(sheets[step], ax=ax)
+    fig, ax = plt.subplots(figsize=(3.6, 2.1))
+    plot.grid(sheets[step][:32], ax=ax)
     ax.set_title(f"step {step:,} of {STEPS:,}", color=plot.FAKE)
     return fig
 
 
 widgets.explore(
     sheet,
-    "A sheet of 64 generated pictures of fixed noise at the end of the training.",
+    "32 generated pictures of fixed noise at the end of the training.",
     moment=(1, len(sheets), len(sheets)),
 )
 
@@ -757,10 +760,10 @@ for step in range(5 * EVERY):
             views["average"].append(ema.model(noise))
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.6))
+fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.5))
 change = {}
 for ax, (name, snapshots) in zip(axes, views.items(), strict=True):
-    plot.grid(torch.cat([x[:8] for x in snapshots]), ax=ax, title=name)
+    plot.grid(torch.cat([x[:6] for x in snapshots]), columns=6, ax=ax, title=name)
     steps = zip(snapshots, snapshots[1:], strict=False)
     change[name] = torch.stack([(a - b).abs().mean() for a, b in steps]).mean().item()
     ruler = ", ".join(f"{distance(x):.3f}" for x in snapshots)
@@ -774,10 +777,11 @@ plot.show(
 
 # %% [markdown]
 # Both blocks start from the same finished generator. The last weights wander: details come and go
-# from one row to the next, although every row is "as well trained" as the one above. The average
-# moves less, as the first number says. Whether it is also *nearer* to the real pictures, the list
-# of distances says: look at them before you believe it. A rate that falls to zero and an average do
-# similar work. With both, the gain at the end is small; with a constant rate, it is what you want.
+# from one row to the next, now and then a whole row is spoilt, although each is "as well trained"
+# as the one above. The average moves less, as the first number says. Whether it is also *nearer* to
+# the real pictures, the list of distances says: look at them before you believe it. A rate that
+# falls to zero and an average do similar work. With both, the gain at the end is small; with a
+# constant rate, it is what you want.
 
 # %%
 # checkpoint: the average moves less than what it averages; ours and the package's EMA agree
@@ -987,14 +991,15 @@ show_rows(
 )
 
 # %% [markdown]
-# D's mean logit is higher for pictures it has seen than for pictures of the very same kind that it
-# has not: it has begun to learn the folder by heart. Its signal to G then says "be like these
-# hundred", and the best G can do is to copy. Compare each generated shape with its nearest
-# neighbour in the folder below it.
+# After real training D's mean logit is higher for pictures it has seen than for pictures of the
+# very same kind that it has not (only the difference counts). It has begun to learn the folder by
+# heart. Its signal to G then says "be like these hundred", and the best G can do is to copy. After
+# this short training G draws blobs with a colour and a place, no copies yet. Compare each with its
+# nearest neighbour, and keep comparing when you train for longer.
 #
-# What to expect: with tens of pictures, copies or noise. With hundreds of very similar pictures,
-# something recognisable. For variety count in thousands, all framed alike. Mirrored copies help if
-# a mirrored picture is a picture you would accept.
+# What to expect of your own: thousands of pictures, all framed alike, can work. Hundreds give
+# little variety, tens give copies or noise. Mirrored copies help, if you would accept a mirrored
+# picture.
 
 # %%
 # checkpoint: a folder gives the pictures that were put in
@@ -1002,6 +1007,9 @@ assert len(own) == FEW and own.shape == (3, 32, 32)
 again = data.load("shapes", size=48, count=FEW)
 small = F.interpolate(again.images(range(FEW)), 32, mode="bilinear", antialias=True)
 assert (small - own.images(range(FEW))).abs().max() < 0.1  # sorted by name, so in the same order
+if runtime.profile() == "cpu":
+    seen, new = (logits(own_D, x.images(range(FEW))).mean() for x in (own, unseen))
+    assert seen > new
 
 # %% [markdown]
 # ## Break it: an average that forgets BatchNorm
