@@ -3,6 +3,7 @@
 import re
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -93,12 +94,15 @@ def train(
     if model is Model.dcgan:
         generator = nets.DCGANGenerator(height, channels, z_dim=z_dim or 64, width=width)
         discriminator = nets.DCGANDiscriminator(height, channels, width=width)
-        loops.train_gan(images, generator, discriminator, **common)
-        result = "generator.safetensors"
+        result, parts, loop = "generator.safetensors", (generator, discriminator), loops.train_gan
     else:
-        vae = nets.VAE(height, channels, z_dim=z_dim or 24, width=width)
-        loops.train_vae(images, vae, beta=beta, **common)
-        result = "vae.safetensors"
+        parts = (nets.VAE(height, channels, z_dim=z_dim or 24, width=width),)
+        result, loop = "vae.safetensors", partial(loops.train_vae, beta=beta)
+    try:
+        loop(images, *parts, **common)
+    except KeyboardInterrupt as stop:  # typer would end here without a word
+        typer.echo(str(stop), err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"Finished {steps:,} steps: {out / result}", err=True)
 
 
@@ -121,8 +125,8 @@ def main():
         sentence, code = str(error), 2
     except WriteError as error:
         sentence, code = str(error), 1
-    except (KeyboardInterrupt, typer.Abort) as stop:  # typer turns the first into the second
-        sentence, code = str(stop.__cause__ or stop) or "Stopped.", 130
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        sentence, code = str(stop) or "Stopped.", 130
     except Exception as error:
         # A wrong option; newer versions of typer no longer raise click's own class.
         if not hasattr(error, "format_message"):

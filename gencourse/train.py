@@ -208,8 +208,8 @@ def save_weights(path, model, settings):
     from safetensors.torch import save
 
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    metadata = {"model": type(model).__name__, "settings": json.dumps(settings, default=str)}
-    write_atomically(path, save(tensors, metadata))
+    # One entry: safetensors writes several in random order, and equal runs give equal files.
+    write_atomically(path, save(tensors, {"settings": json.dumps(settings, default=str)}))
 
 
 def _describe(images, **models):
