@@ -1014,7 +1014,7 @@ if runtime.profile() == "cpu":
 # %% [markdown]
 # ## Break it: an average that forgets BatchNorm
 #
-# A mistake that many EMA implementations make: they average `model.parameters()`. BatchNorm's
+# An easy mistake: an EMA that averages `model.parameters()`. BatchNorm's
 # running mean and variance are *buffers*, not parameters, so in the averaged net they stay what
 # they were in the first second: mean 0 and variance 1.
 #
@@ -1057,8 +1057,8 @@ show_rows(
 #
 # - A transposed convolution is the transpose of a convolution's matrix: it paints instead of
 #   reading, and kernel 4 with stride 2 doubles the side evenly.
-# - Most of DCGAN's rules keep the two players in balance. An ablation tells which matter for *your*
-#   data and budget; one seed tells little.
+# - DCGAN's rules are a good start and no laws. An ablation tells which matter for *your* data and
+#   budget; compare with a second seed before you believe a difference.
 # - Freeze D in G's step: the same gradients for less work. Make the pictures once; keep two passes.
 # - An averaged generator stands still where the game circles. It needs BatchNorm's statistics too.
 # - Save everything that has a memory, and an interrupted run ends in the same bits.
@@ -1076,5 +1076,5 @@ show_rows(
 #   [Distill](https://distill.pub/2016/deconv-checkerboard/): the counting of paint. They resize
 #   first and then convolve; we keep a kernel that the stride divides.
 # - Yazıcı et al. 2019, *The unusual effectiveness of averaging in GAN training*,
-#   [arXiv:1806.04498](https://arxiv.org/abs/1806.04498): the average. They start it later; our rate
-#   falls at the end.
+#   [arXiv:1806.04498](https://arxiv.org/abs/1806.04498): the average. Ours forgets faster while it
+#   is young, and the rate falls at the end, which makes the average matter less.
