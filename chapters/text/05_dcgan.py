@@ -560,6 +560,7 @@ for name, change in TRIALS.items():
 show_rows(
     {f"{name}  {scores[name]:.2f}": x_fake for name, x_fake in pictures.items()},
     alt="Eight rows of generated pictures, one per trial, each with its distance to real pictures.",
+    columns=10,
 )
 
 # %% [markdown]
@@ -727,12 +728,13 @@ plot.show(
 
 # %% [markdown]
 # The curves say less than you would like. G's loss is highest at the start, when D finds everything
-# easy. Then both curves drift towards the dotted lines, where a D that can only guess would be.
-# They do not arrive: D can still tell the two apart.
+# easy. Then both curves move towards the dotted lines, where a D that can only guess would be. They
+# do not arrive. When the rate falls, `d_loss` may even sink again: D gets surer *while the pictures
+# get better*.
 #
-# A lower loss of G does not prove better pictures. Each loss measures one player against *its own*
-# opponent, and a weak opponent flatters. So don't compare losses between runs. What to watch for is
-# a lost balance: a `d_loss` that goes to zero and stays there means that G learns nothing more.
+# So a loss does not measure pictures. Each measures one player against *its own* opponent, and a
+# weak opponent flatters: don't compare losses between runs. What to watch for is a lost balance: a
+# `d_loss` that goes to zero and stays there means that G learns nothing more.
 
 # %% [markdown]
 # **What the average is good for.** At the end the rate has fallen to zero, so the generator stands
@@ -776,12 +778,12 @@ plot.show(
 )
 
 # %% [markdown]
-# Both blocks start from the same finished generator. The last weights wander: details come and go
-# from one row to the next, now and then a whole row is spoilt, although each is "as well trained"
-# as the one above. The average moves less, as the first number says. Whether it is also *nearer* to
-# the real pictures, the list of distances says: look at them before you believe it. A rate that
-# falls to zero and an average do similar work. With both, the gain at the end is small; with a
-# constant rate, it is what you want.
+# Both blocks start from the same finished generator. In the last weights details come and go from
+# one row to the next, although each row is "as well trained" as the one above. The average moves
+# less, as the first number says; to the eye the difference can be small. Whether it is also
+# *nearer* to the real pictures, the list of distances says: look before you believe it. A rate that
+# falls to zero and an average do similar work. With both, the gain at the end is small; at a
+# constant rate, the average is what you want.
 
 # %%
 # checkpoint: the average moves less than what it averages; ours and the package's EMA agree
