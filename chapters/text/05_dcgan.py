@@ -1075,8 +1075,8 @@ show_rows(
 # - Dumoulin, Visin 2016, *A guide to convolution arithmetic*,
 #   [arXiv:1603.07285](https://arxiv.org/abs/1603.07285): the formulas for shapes.
 # - Odena, Dumoulin, Olah 2016, *Deconvolution and checkerboard artifacts*,
-#   [Distill](https://distill.pub/2016/deconv-checkerboard/): the counting of paint. They resize
-#   first and then convolve; we keep a kernel that the stride divides.
+#   [Distill](https://distill.pub/2016/deconv-checkerboard/): counting the paint. They resize
+#   first; we keep kernel 4.
 # - Yazıcı et al. 2019, *The unusual effectiveness of averaging in GAN training*,
 #   [arXiv:1806.04498](https://arxiv.org/abs/1806.04498): the average. Ours forgets faster while it
-#   is young, and the rate falls at the end, which makes the average matter less.
+#   is young.
