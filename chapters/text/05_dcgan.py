@@ -50,7 +50,7 @@ print(runtime.describe())
 
 # %%
 DATA = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
-STEPS = runtime.budget(smoke=16, cpu=8_000, gpu=30_000)  # about 5 minutes on 2 cores
+STEPS = runtime.budget(smoke=16, cpu=6_000, gpu=30_000)  # three to five minutes on 2 cores
 SHORT = runtime.budget(smoke=6, cpu=60, gpu=60)  # proofs need only as many steps as can differ
 TRIAL = runtime.budget(smoke=2, cpu=400, gpu=400)  # per ablation: enough to see who is behind
 Z_DIM = 64  # directions G can vary along; the paper has 100
@@ -996,8 +996,7 @@ show_rows(
 # After real training D's mean logit is higher for pictures it has seen than for pictures of the
 # very same kind that it has not (only the difference counts). It has begun to learn the folder by
 # heart. Its signal to G then says "be like these hundred", and the best G can do is to copy. After
-# this short training G draws blobs with a colour and a place, no copies yet. Compare each with its
-# nearest neighbour, and keep comparing when you train for longer.
+# this short training G draws blobs with a colour and a place, no copies yet.
 #
 # What to expect of your own: thousands of pictures, all framed alike, can work. Hundreds give
 # little variety, tens give copies or noise. Mirrored copies help, if you would accept a mirrored
