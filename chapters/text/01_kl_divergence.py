@@ -299,8 +299,8 @@ def kl_to_data(mu, sigma):
 #
 # $$\underbrace{-\frac1N\sum_{i=1}^N \log p_\theta(k_i)}_{\text{negative log-likelihood}}
 # = H(p_\text{data}, p_\theta)
-# = \underbrace{H(p_\text{data})}_{\text{without } \theta}
-# + \mathrm{KL}(p_\text{data}\,\|\,p_\theta).$$
+# = \underbrace{H(p_\text{data})}_{\text{without } \theta} +
+# \mathrm{KL}(p_\text{data}\,\|\,p_\theta).$$
 #
 # The entropy of the data is a constant. So the curves should be the same curve, one lifted. Same
 # minimiser, same gradient. Let gradient descent check it: one run on each loss.
@@ -637,8 +637,8 @@ print(f"-log {WEIGHT} = {-math.log(WEIGHT):.3f}   -log {1 - WEIGHT} = {-math.log
 # For Gaussians there is a formula. Take $p = \mathcal N(\mu_p, \sigma_p^2)$ and
 # $q = \mathcal N(\mu_q, \sigma_q^2)$. The factors $\sqrt{2\pi}$ cancel:
 #
-# $$\log\frac{p(x)}{q(x)} = \log\frac{\sigma_q}{\sigma_p}
-# - \frac{(x-\mu_p)^2}{2\sigma_p^2} + \frac{(x-\mu_q)^2}{2\sigma_q^2}.$$
+# $$\log\frac{p(x)}{q(x)} = \log\frac{\sigma_q}{\sigma_p} -
+# \frac{(x-\mu_p)^2}{2\sigma_p^2} + \frac{(x-\mu_q)^2}{2\sigma_q^2}.$$
 #
 # Now average over $x \sim p$, term by term.
 
@@ -647,8 +647,8 @@ print(f"-log {WEIGHT} = {-math.log(WEIGHT):.3f}   -log {1 - WEIGHT} = {-math.log
 # $x - \mu_q = (x - \mu_p) + (\mu_p - \mu_q)$ and square; the mixed term averages to 0, so
 # $\mathbb E_p[(x-\mu_q)^2] = \sigma_p^2 + (\mu_p-\mu_q)^2$. Together:
 #
-# $$\mathrm{KL}(p\,\|\,q) = \log\frac{\sigma_q}{\sigma_p}
-# + \frac{\sigma_p^2 + (\mu_p-\mu_q)^2}{2\sigma_q^2} - \frac12.$$
+# $$\mathrm{KL}(p\,\|\,q) = \log\frac{\sigma_q}{\sigma_p} +
+# \frac{\sigma_p^2 + (\mu_p-\mu_q)^2}{2\sigma_q^2} - \frac12.$$
 #
 # Check it in your head: equal Gaussians give $0 + \tfrac12 - \tfrac12 = 0$.
 
