@@ -62,9 +62,9 @@ DECAY = 0.98  # the networks we look at are averages over about 1 / (1 − DECAY
 # %% [markdown]
 # ## Where this chapter is heading
 #
-# Left: pictures that follow a rule; a page of code knows everything about them. Middle: digits
-# that people wrote by hand. Right: what a neural network draws before it has seen a single one.
-# By the end of this chapter the right panel will look much like the middle one.
+# Left: pictures that follow a rule; a page of code knows everything about them. Middle: digits that
+# people wrote by hand. Right: what a neural network draws before any training. By the end of this
+# chapter the right panel will look much like the middle one.
 
 # %%
 shapes, digits = data.load("shapes", count=1_000), data.load("digits")
@@ -226,8 +226,9 @@ plot.show(
 )
 
 # %% [markdown]
-# One dot product, and a disc becomes a ball. The picture says nothing about what lies *between*
-# ball and sun: nothing here can throw a shadow yet.
+# One dot product, and a disc becomes a ball. The brightest point is the one that faces the sun,
+# with or without the $\max$; without it, the dark side would sink below the ambient light. The
+# picture says nothing about what lies *between* ball and sun: nothing here can throw a shadow yet.
 #
 # The checkpoint needs no vector geometry: the normal is the direction in which the distance
 # $\lVert p - c\rVert$ grows fastest, so we measure its slope by moving each point a tiny bit.
@@ -320,11 +321,12 @@ plot.show(
 
 # %% [markdown]
 # The layers make a cloud. Marble is stripes, $|\sin|$ of the position, pushed out of shape by that
-# cloud. Nobody drew a vein: four numbers and a table of random corners hold all of it, at any size.
+# cloud. Nobody drew a vein: a handful of numbers and a table of random corners hold all of it, at
+# any size.
 #
-# But look at how we found those four numbers: somebody tried until it *looked right*. No rule says
-# how close this is to a stone. To say "close" about pictures we shall need to compare
-# *distributions*, and that is [chapter 01](01_kl_divergence.ipynb).
+# But look at how we found those numbers: somebody tried until it *looked right*. No rule says how
+# close this is to a stone. To say "close" about pictures we shall need to compare *distributions*,
+# and that is [chapter 01](01_kl_divergence.ipynb).
 
 # %%
 # checkpoint: at the corners the noise is the table, and no seam shows where cubes meet
@@ -338,8 +340,8 @@ print("✓ exact at the corners, seamless between")
 # %% [markdown]
 # ## 0.4 The whole scene
 #
-# Three short functions are left. **Who is hit first?** The smallest $t$ over all things: some
-# balls, and the floor $y = 0$, which is simpler than a sphere: $o_y + t\,d_y = 0$.
+# Three questions are left. **Who is hit first?** The smallest $t$ over all things: some balls, and
+# the floor $y = 0$, which is simpler than a sphere: $o_y + t\,d_y = 0$.
 #
 # **Is it in shadow?** Send one more ray, from the point towards the sun. If it hits anything, only
 # the ambient light is left.
@@ -447,8 +449,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Not bad for a quadratic equation. Every highlight, shadow and curved reflection *follows*; we
-# placed none of them. Find the marble ball in the mirror, and the mirror's bent horizon.
+# Not bad for a quadratic equation. Every shade, shadow and curved reflection *follows*; we placed
+# none of them. Find the marble ball in the mirror, and the mirror's bent horizon.
 #
 # What the picture does not have: soft shadows, and light that bounces from the orange ball onto
 # the floor. Those need many more rays, not other ideas.
@@ -554,7 +556,8 @@ print(f"✓ {len(circles)} circles are where their factors say")
 # ## 0.6 Where rules end
 #
 # Now the rule for a handwritten **3**. "Two half circles, open to the left, one above the other."
-# With five knobs for size, slant and thickness, turned at random, it fits in one cell.
+# With five knobs, for width, height, slant, thickness and place, turned at random, it fits in one
+# cell.
 #
 # **Predict:** could you tell these from real ones at first glance?
 

@@ -96,9 +96,9 @@ plot.show(
 # everything, and puts its peak where there is hardly any data. B ignores four tenths of the data,
 # and is nearly perfect on the rest.
 #
-# Both rulers are "the KL divergence". They differ in the order of two arguments. This choice
-# decides whether a generator of images becomes *blurry* or *forgetful*, and it returns in every
-# chapter. Section 1.5 says which ruler is which.
+# Both rulers are "the KL divergence". They differ in the order of two arguments. This choice pushes
+# a generator of images towards *blurry* or towards *forgetful*, and it returns throughout the
+# course. Section 1.5 says which ruler is which.
 
 # %% [markdown]
 # ## 1.1 Surprise and entropy
@@ -351,8 +351,8 @@ plot.show(
 
 # %% [markdown]
 # **What it says.** One curve, lifted by $H(p_\text{data})$. Whoever maximises likelihood minimises
-# $\mathrm{KL}(p_\text{data}\,\|\,p_\theta)$, knowingly or not. Classifiers, language models and the
-# VAE of [chapter 08](08_vae.ipynb) are trained like this.
+# $\mathrm{KL}(p_\text{data}\,\|\,p_\theta)$, knowingly or not. Classifiers and language models are
+# trained like this and, by a bound, the VAE of [chapter 08](08_vae.ipynb).
 #
 # **What it does not say.** A minimum is not zero. The KL that remains is what a bell cannot
 # describe. And from the likelihood alone you cannot tell how much that is: without the entropy of
@@ -449,10 +449,11 @@ plot.show(
 )
 
 # %% [markdown]
-# **What it says.** Every row is cheapest on the diagonal. The table is not symmetric: it is KL at
-# work, on pictures. Read columns, too: the models of zero and six, with the lowest entropies in the
-# list above, are the surest of themselves, and the dearest when they are wrong. (Choosing the
-# cheapest model *is* a classifier; the next cell prints how often it is right.)
+# **What it says.** Every row is cheapest on the diagonal. The table is not symmetric: each entry is
+# a difference of two KLs, from the class's images to the column's model and to their own. Read
+# columns, too: the models of zero and six, with the lowest entropies in the list above, are the
+# surest of themselves, and the dearest when they are wrong. (Choosing the cheapest model *is* a
+# classifier; the next cell prints how often it is right.)
 #
 # **What it does not say.** That a low cost makes good pictures. Let us look at what these models
 # *draw*.

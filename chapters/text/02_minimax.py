@@ -112,7 +112,7 @@ def draw_game(ax, q, d, title=None, x_q=X, x_d=X, judge="D"):
 #
 # Where this chapter is heading. Left: the forger is not done, and the best judge (green) can tell
 # exactly where. Right: the price of playing a game instead of minimising one loss: plain gradient
-# steps do not go to the solution, they go **around** it.
+# steps do not go to the solution, they go **around** it, and away.
 
 # %%
 log_q = log_normal(X, 0.5, 1.0)
@@ -298,10 +298,11 @@ plot.show(
 # Where there are samples the net has found $p/(p+q)$, without ever seeing a density. That is the
 # trick of the whole field: **a classifier estimates a density ratio.**
 #
-# At both ends the formula returns to 0, because the tails of $q$ are the heavier ones out there.
-# The net does not know: it has no samples there and nobody paid it for that region. Its answer
-# depends on its architecture and its initialisation. Yet a forger that throws a sample there will
-# be told which way to move by exactly that slope.
+# Far out on both sides the formula returns to 0 (on the right mostly beyond the picture's edge),
+# because the tails of $q$ are the heavier ones out there. The net does not know: it has no samples
+# there and nobody paid it for that region. Its answer depends on its architecture and its
+# initialisation. Yet a forger that throws a sample there will be told which way to move by exactly
+# that slope.
 
 # %%
 def value_on_grid(logit, log_q):
@@ -388,7 +389,8 @@ plot.show(
 #
 # And far away the curve goes **flat**: JS is stuck at its ceiling, $\log2$, and a forger that
 # descends it learns nothing. The figure assumes a perfect judge; a real one is somewhere below
-# $D^*$, and its slope is another.
+# $D^*$, and its slope is another. What is the score of such a judge worth? Here is that of section
+# 2.2:
 
 # %%
 print(f"trained judge of 2.2: JS is at least {(v_found + math.log(4)) / 2:.4f} nats, ", end="")
@@ -442,7 +444,8 @@ for center, scale in ((-2.0, 0.5), (0.5, 1.0), (3.0, 1.5)):
 # **Question.** Now nobody knows a density. Can two small nets, taking turns, move $q$ onto $p$?
 #
 # The forger turns noise into numbers: $z\sim\mathcal N(0,1)$, $\tilde x=G(z)$. Its density $q$ is
-# never written down; we only see samples. The judge gets logits $D(x)$, as before. Each turn:
+# never written down; we only see samples. The judge returns logits, as before: in code, `D(x)` is
+# the logit, not the probability. Each turn:
 #
 # 1. one step of the judge up $V$, that is down its loss $-V$;
 # 2. one step of the forger on the *judge's new* opinion. It descends $-\log D(\tilde x)$ instead of
@@ -584,8 +587,8 @@ plot.show(
 # $\log2$ for the forger. So a GAN's loss does not tell you how good the samples are; both losses
 # at their goal can also mean that the judge is blind.
 #
-# On the right is the bound of 2.3 at work: half of $\log4$ minus the judge's loss stays, up to
-# noise of the batch, below the measured JS.
+# On the right is the bound of 2.3 at work: $\frac12(\log4-\text{judge's loss})$ stays, up to noise
+# of the batch, below the measured JS.
 
 # %%
 # checkpoint: the loop's losses are the package's
@@ -760,7 +763,7 @@ plot.show(
 # %% [markdown]
 # Straight lines on a logarithmic axis are geometric convergence. Averaging gives only about $1/t$:
 # the sum of the points stays bounded while they circle, and is divided by their number. Which line
-# is steepest depends on $\eta$ and $\gamma$: try it below.
+# is steepest depends on $\eta$ (try it below) and on $\gamma$.
 #
 # What the figure does not say: that damping is harmless. Here the solution happens to have $y=0$,
 # so pulling $y$ to 0 is right. In a GAN the corresponding pull must vanish at the solution, which
@@ -795,10 +798,10 @@ widgets.explore(
 )
 
 # %% [markdown]
-# Push $\eta$ up with each scheme. Too bold a step breaks every one of them, and eigenvalues say
-# where. With the quarter turn $J$ (so $J^2=-I$), a simultaneous step is $I+\eta J$ and an
-# extragradient step $I+\eta J(I+\eta J)=(1-\eta^2)I+\eta J$, with
-# $|\lambda|^2=(1-\eta^2)^2+\eta^2=1-\eta^2+\eta^4$: less than 1 for $\eta<1$.
+# Push $\eta$ up with each scheme. Too bold a step breaks every one of them (alternating only at
+# $\eta=2$, beyond the slider), and eigenvalues say where. With the quarter turn $J$ (so $J^2=-I$),
+# a simultaneous step is $I+\eta J$ and an extragradient step $I+\eta J(I+\eta J)=(1-\eta^2)I+\eta
+# J$, with $|\lambda|^2=(1-\eta^2)^2+\eta^2=1-\eta^2+\eta^4$: less than 1 for $\eta<1$.
 #
 # Damping the judge has a complex pair again (for $\gamma<2$), so
 # $|\lambda|^2=\det=1-\gamma\eta+\eta^2$: it works for $\eta<\gamma$.
@@ -848,8 +851,8 @@ turning = torch.linalg.eigvals(derivative)
 print("eigenvalues:", *(f"{t.real.abs():.2f} {t.imag:+.2f}i," for t in turning))
 
 # %% [markdown]
-# Real GANs are more than their linear part: curvature and noise matter too. But the caricature
-# makes two predictions about section 2.4 that we can test.
+# Real GANs also have curvature and noise. So we test two predictions about section 2.4: the first
+# comes from the caricature, the second from what it lacks.
 #
 # - *Momentum* remembers where the force pointed a moment ago. When the force rotates, that is old
 #   news. Adam's default $\beta_1=0.9$ should do worse than our $\beta_1=0$. (The
@@ -887,9 +890,9 @@ plot.show(
 )
 
 # %% [markdown]
-# Both predictions hold here. It is the same net, the same loss, the same data: only the dynamics
-# differ. That is why GAN recipes fuss about $\beta_1$ (DCGAN takes 0.5, others 0) and about two
-# learning rates.
+# Both predictions hold here; the numbers above the figure say which change cost more. It is the
+# same net, the same loss, the same data: only the dynamics differ. That is why GAN recipes fuss
+# about $\beta_1$ (DCGAN takes 0.5, others 0) and about two learning rates.
 #
 # What the figure does not say: that these settings are best for images, or that two seeds prove
 # much. A quick judge also has a price, which is the next section.
@@ -1172,6 +1175,6 @@ if runtime.profile() != "smoke":
 # - Daskalakis et al. 2018, arXiv:1711.00141: optimistic gradients for GANs; Korpelevich 1976:
 #   extragradient. *We differ:* plain eigenvalues of the game $xy$.
 # - Gidel et al. 2019, arXiv:1807.04740: why (positive) momentum hurts in games; they make it
-#   negative. *We differ:* we only switch it off.
+#   negative. *We differ:* in the GAN we only switch it off; a negative one we try on $xy$.
 # - Heusel et al. 2017, arXiv:1706.08500: two learning rates. *We differ:* theirs is a statement
 #   about convergence to a local equilibrium, ours one experiment.

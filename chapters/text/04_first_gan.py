@@ -463,7 +463,8 @@ except RuntimeError as error:
 # 1. **Right before $L_G$'s backward:** the leak is wiped out. Same training, wasted time.
 # 2. **Only at the top of the step:** $G$ steps on the gradient of $L_D + L_G$.
 #
-# In the second case each generated picture with logit $\tilde a$ pushes with
+# In the second case (leaving aside $D$'s own small step in between) each generated picture with
+# logit $\tilde a$ pushes with
 #
 # $$\frac{d}{d\tilde a}\big[\operatorname{softplus}(\tilde a) + \operatorname{softplus}(-\tilde
 # a)\big] = D - (1 - D) = 2D - 1.$$
@@ -528,7 +529,8 @@ print(f"20 steps: {1e3 * seconds:.0f} ms with detach, {1e3 * leaky_seconds:.0f} 
 #
 # `Run` wraps around the loop and does the bookkeeping: a progress bar, the history of what we log,
 # pictures of the fixed noise, checkpoints. It decides nothing about the training. Without it, write
-# `for step in range(STEPS):` and leave out `run.log`.
+# `for step in range(STEPS):` and leave out `run.log`. (Chapter 02 gave the judge the larger rate.
+# Here both have the same: on pictures $D$ is ahead without help, and dropout even holds it back.)
 #
 # **Predict:** what appears first in the pictures: the place of the ink, the strokes, or whole
 # digits?
@@ -731,11 +733,12 @@ plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots
 
 # %% [markdown]
 # **What the figure says.** Compare the two pairs of numbers with the two grids. The losses hardly
-# tell the moments apart; your eyes do at once. *Never* call a GAN finished because its curves are
-# flat, and never compare two GANs by their losses.
+# tell the moments apart; your eyes do. *Never* call a GAN finished because its curves are flat, and
+# never compare two GANs by their losses.
 #
-# What losses are good for: they show a *breakdown*. Both near zero, or both exactly on their dotted
-# lines, or a sudden jump that stays. Section 4.10 shows the first two.
+# What losses are good for: they show a *breakdown*. $L_D$ near zero while $L_G$ climbs: $D$ has
+# won. Both near zero: a bug. Both exactly on their dotted lines, or a sudden jump that stays: look
+# closer. Section 4.10 shows the second and the third.
 #
 # One more honest use. For **any** $D$, $\ \mathrm{JS}(p, q) \ge \log 2 - L_D/2$. On pictures that
 # $D$ was not trained on, this is a lower bound for how far $q$ still is from $p$.
@@ -827,8 +830,9 @@ print(f"median distance, a digit → itself, one pixel to the right: {one_pixel.
 # held-out real ones are. There is no sign of copying.
 #
 # **What it does not say:** that there is *no* copying. See the third number: one pixel to the
-# right, and a digit is about as far from itself as from a stranger. Pixel distance is a poor eye.
-# It would miss a shifted copy, and it favours blur. Chapter 07 (coming) looks with better ones.
+# right, and a digit is about as far from itself as from its nearest neighbour in the training set.
+# Pixel distance is a poor eye. It would miss a shifted copy, and it favours blur. Chapter 07
+# (coming) looks with better ones.
 
 # %%
 # checkpoint: the search finds a real copy, and agrees with the plain definition
@@ -840,8 +844,8 @@ torch.testing.assert_close(from_new[0], plain, rtol=1e-2, atol=1e-3)
 # %% [markdown]
 # ## 4.9 Why not simply compare with real pictures?
 #
-# **Question.** A whole second network, only to get a loss? Many tutorials spare themselves $D$:
-# they draw noise, draw a random real picture $x$, and minimise the mean squared error
+# **Question.** A whole second network, only to get a loss? A tempting short cut spares itself $D$:
+# draw noise, draw a random real picture $x$, and minimise the mean squared error
 #
 # $$L_\text{MSE} = \mathbb E_{z, x}\,\lVert G(z) - x \rVert^2 .$$
 #
@@ -1080,8 +1084,8 @@ assert min(trials["4 sigmoid twice"][0]["d_loss"]) >= lowest - 1e-4
 # ## References
 #
 # - Goodfellow et al. 2014, *Generative Adversarial Nets*, arXiv:1406.2661: the game and the
-#   non-saturating loss. *We differ:* their networks were dense too, with maxout units and momentum;
-#   we use LeakyReLU, BatchNorm and Adam.
+#   non-saturating loss. *We differ:* on MNIST their networks were dense too, with maxout units in
+#   $D$ and momentum; we use LeakyReLU, BatchNorm and Adam.
 # - Ioffe & Szegedy 2015, *Batch Normalization*, arXiv:1502.03167: the formula of 4.2. *We differ:*
 #   we use it in $G$ alone.
 # - Srivastava et al. 2014, *Dropout*, JMLR 15: random masks. *We differ:* a smaller rate, only in

@@ -211,7 +211,7 @@ plot.show(
 # into one small spot of this map, so they show few kinds of things.
 #
 # **What it doesn't say.** In two dimensions many a random point still hits a code. In 24, nearly
-# all of the box is empty: 8.12 shows what is decoded there.
+# all of the box is empty; 8.12 decodes draws from N(0, I) with such codes.
 
 # %% [markdown]
 # How empty is the box here? If the codes were spread evenly over it, n codes in M little cells
@@ -253,8 +253,8 @@ assert empty > even
 # <details><summary>Think first, then open</summary>
 #
 # For one given picture nearly every z is a bad explanation, with $p_\theta(x|z)$ close to 0. The
-# integral lives on the few z that fit, and random draws hardly ever hit them. 8.3 shows how badly
-# it goes.
+# integral lives on the few z that fit, and random draws hardly ever hit them. 8.3 counts how many
+# draws that costs.
 #
 # </details>
 #
@@ -457,8 +457,9 @@ plot.show(
 
 # %% [markdown]
 # Each point is the mean of 200 estimates, each bar their standard deviation. The encoder is not
-# just a training trick: it tells where to look. In 24 dimensions, draws from the prior would never
-# arrive.
+# just a training trick: it tells where to look. From the prior one needs about $e^{\mathrm{KL}}$
+# draws, with the KL of the posterior from the prior (Chatterjee & Diaconis 2018). Here a few dozen
+# do; at ten nats, less than the VAE of 8.7 uses, it would be more than 20,000 for every picture.
 
 # %%
 # checkpoint: ELBO + KL = log p(x) for every q; tight at the posterior; and importance weights agree
@@ -624,10 +625,10 @@ for habit, (first, second) in habits.items():
     print(f"{habit:36}  β = {betas[habit]:8.3f}")
 
 # %% [markdown]
-# Only the first is the ELBO. The second, `F.mse_loss` or `F.binary_cross_entropy` with its default
-# `reduction="mean"` beside a summed KL, has β equal to the number of pixels, D: the price of the
-# code counts D times, and 8.11 shows what such a VAE learns. The third has β = D/Z, and says so
-# nowhere.
+# Only the first is the ELBO. The second, `F.binary_cross_entropy` with its default
+# `reduction="mean"` beside a summed KL, has β = D: the price of the code counts D times, and 8.11
+# shows what such a VAE learns. The third has β = D/Z; the fourth, with β = 1/Z, makes codes too
+# cheap. None of them says so anywhere. (`F.mse_loss` invites the same slip; its β comes next.)
 #
 # β is a legitimate dial (β-VAE, Higgins et al. 2017). A dial that nobody knows is set is a bug.
 
@@ -807,8 +808,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The KL starts near zero and shoots up as soon as the codes become useful: information is bought
-# wherever it saves more reconstruction than it costs. From then on both terms move little by
+# In the first steps, which the figure leaves out, the KL shoots up from near zero: information is
+# bought wherever it saves more reconstruction than it costs. From then on both terms move little by
 # little. Neither alone says how good the model is.
 
 # %%
@@ -918,10 +919,10 @@ plot.show(
 )
 
 # %% [markdown]
-# A few tall bars, then next to nothing: of the dimensions on offer, the VAE uses a part. Where μ
-# doesn't vary with the picture and σ = 1, $q(z_j|x)$ equals the prior; the dimension costs nothing
-# and says nothing. Here one counts as **active** when its KL is above 0.1 nats. (Burda et al. ask
-# for a variance of μ above 0.01, which dimensions with a few hundredths of a nat pass.)
+# A few tall bars, then next to nothing: of the dimensions on offer, the VAE uses a part. Where μ =
+# 0 and σ = 1 for every picture, $q(z_j|x)$ equals the prior; the dimension costs nothing and says
+# nothing. Here one counts as **active** when its KL is above 0.1 nats. (Burda et al. ask for a
+# variance of μ above 0.01, which dimensions with a few hundredths of a nat pass.)
 #
 # The total is a budget: on average at most that many nats of information about a picture pass
 # through z.
@@ -973,8 +974,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Speckle: given z, pixels are independent, so a draw can't make a sharp stripe that runs along the
-# cloth. That is one half of the answer.
+# Speckle: given z, pixels are independent, so a draw makes no sharp stripe along the cloth unless z
+# says where it runs. That is one half of the answer.
 #
 # The other half: whatever z doesn't say, the decoder must average. If half of the pictures that
 # share a z have a white pixel where the others have a black one, the expected cross-entropy
@@ -1284,12 +1285,13 @@ plot.show(
 
 # %% [markdown]
 # **What is seen.** Beside the strong decoder the codes die although β = 1. Its −ELBO is *lower*
-# than the plain VAE's: the bound itself doesn't mind. Annealing changes little here, since the end
-# of the run has the true objective, and that objective does not want z. Free bits keep the codes
-# alive, and the −ELBO gets worse: a used code is a choice of ours, paid for in nats.
+# than the plain VAE's: the bound itself doesn't mind. Annealing changes little here: in this short
+# run the objective gains next to nothing from z. Free bits keep the codes alive, and the −ELBO gets
+# worse: a used code is a choice of ours, paid for in nats.
 #
-# Collapse by β is a mistake, to be mended. Collapse by a strong decoder is an answer: z isn't
-# needed for *likelihood*. If you need z for something else, you must say so in the loss.
+# Collapse by β is a mistake, to be mended. Collapse by a strong decoder is an answer: the
+# *likelihood* has little use for z. (Whether a longer run would find some, these runs don't say.)
+# If you need z for something else, you must say so in the loss.
 
 # %%
 # checkpoint: the peek sees only earlier pixels (by autograd), and the collapse is a collapse
@@ -1351,9 +1353,10 @@ except runtime.UserError as problem:
     print("3  wrong sign:", problem)
 
 # %% [markdown]
-# Without a draw the reported reconstruction is the best of all. (In 2b nothing ever trained σ, so
-# its KL means nothing.) But −ELBO contains an expectation over q(z|x), and they never drew. Judge
-# every net by the *right* formula, with z drawn:
+# Without a draw the reported reconstruction is the best of all. (2b's own loss is its
+# reconstruction alone; nothing ever trained σ, so the KL and −ELBO printed for it mean nothing.)
+# But −ELBO contains an expectation over q(z|x), and they never drew. Judge every net by the *right*
+# formula, with z drawn:
 
 # %%
 def honestly(label, model):
@@ -1423,7 +1426,8 @@ plot.show(
 #    nothing but the comparison gives it away. Plot μ against σ.
 # 2. **No draw**: the reported loss is too good, and jumps when z is drawn. With the KL kept, σ has
 #    no effect on the reconstruction, so the KL alone sets it: σ = 1. Without the KL it is 8.1's
-#    autoencoder in 24 dimensions, and draws from N(0, I) hit nothing.
+#    autoencoder in 24 dimensions: its codes spread far beyond N(0, I), whose draws all fall into
+#    one small spot.
 # 3. **Wrong sign**: the loss falls below 0 without end, which no Bernoulli −ELBO can. The KL
 #    explodes.
 
