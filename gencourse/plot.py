@@ -57,17 +57,19 @@ def png(figure, *, jpeg=False):
     error: the usual one, of smallest mean error, turns a thin pink line grey.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg" if jpeg else "png")
-    if not jpeg:
-        if any(ax.images for ax in figure.axes):
-            colours, method = 256, Image.Quantize.MEDIANCUT
-        else:
-            colours, method = 128, Image.Quantize.MAXCOVERAGE
-        picture = Image.open(buffer).convert("RGB")
-        # one k-means pass puts the large areas (a density's filling) back on their exact colour
-        picture = picture.quantize(colours, method, kmeans=1, dither=Image.Dither.NONE)
-        buffer = io.BytesIO()
-        picture.save(buffer, format="png", optimize=True)
+    if jpeg:
+        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 65})
+        return buffer.getvalue()
+    figure.savefig(buffer, format="png")
+    if any(ax.images for ax in figure.axes):
+        colours, method = 256, Image.Quantize.MEDIANCUT
+    else:
+        colours, method = 128, Image.Quantize.MAXCOVERAGE
+    picture = Image.open(buffer).convert("RGB")
+    # one k-means pass puts the large areas (a density's filling) back on their exact colour
+    picture = picture.quantize(colours, method, kmeans=1, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 
@@ -122,12 +124,12 @@ def curves(history, keys=None, *, ax=None, smooth=1, ylabel="loss [nats]"):
     """Draw quantities of a run against the step.
 
     history: mapping with "step" and one list per quantity, as `Run.history` is.
-    keys: the quantities to draw, default all but "step" and "images_per_second".
+    keys: the quantities to draw, default all but the step and the rate.
     smooth: length of a running mean [steps]; the raw values stay visible behind it.
     Returns: the Axes.
     """
     ax = _axes(ax)
-    keys = keys or [k for k in history if k not in ("step", "images_per_second")]
+    keys = keys or [k for k in history if k != "step" and not k.endswith("_per_second")]
     steps = np.asarray(history["step"], dtype=float)
     for i, key in enumerate(keys):
         values = np.asarray(history[key], dtype=float)

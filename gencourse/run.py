@@ -31,7 +31,7 @@ class Run:
     folder: where config.json, history.csv, samples/ and the last two checkpoints live; None keeps
         everything in memory and saves nothing.
     settings: dict of whatever shapes the result; a folder made with others is refused.
-    batch_size: pictures per step, for images_per_second.
+    batch_size: pictures per step; the history then has images_per_second, else steps_per_second.
     sample: function without arguments that returns pictures (N, C, H, W) in [-1, 1] of fixed noise.
     fresh: delete what an earlier run left in the folder.
     parts: all that has a state: nets, optimizers, EMA. Loaded from the newest checkpoint on entry,
@@ -67,6 +67,7 @@ class Run:
         self.parts = parts
         self.step = 0  # steps completed
         self.history = {"step": []}
+        self._rate = ("steps" if batch_size is None else "images") + "_per_second"
         self._pending = []  # (step, {name: tensor}) not yet fetched from the device
         self._on_disk = 0  # rows of history.csv
         self._stop = False
@@ -138,7 +139,8 @@ class Run:
             bar.close()
         if static and self.progress and self.step > first:
             seconds = time.perf_counter() - began
-            print(f"{self.step - first:,} steps in {seconds:.1f} s{self._latest_text(' · ')}")
+            rate = (self.step - first) * (self.batch_size or 1) / seconds
+            print(f"{self.step - first:,} steps in {seconds:.1f} s · {self._summary(rate)}")
 
     def log(self, **scalars):
         """Remember scalars of the current step; tensors stay on the device until the next refresh.
@@ -146,7 +148,7 @@ class Run:
         Raises: ValueError if the names change during a run.
         """
         row = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in scalars.items()}
-        names = [k for k in self.history if k not in ("step", "images_per_second")]
+        names = [k for k in self.history if k not in ("step", self._rate)]
         if names and names != list(row):
             raise ValueError(f"This run logs {', '.join(names)}; now it got {', '.join(row)}.")
         for name in row:
@@ -166,7 +168,7 @@ class Run:
         """Fetch pending losses (the one synchronisation), check them, extend history and bar."""
         now = time.perf_counter()
         rate = (self.step - self._flushed_step) / max(now - self._flushed_at, 1e-9)
-        rate *= self.batch_size or 1
+        rate = round(rate * (self.batch_size or 1), 1)
         pending, self._pending = self._pending, []
         for step, values in zip([s for s, _ in pending], _fetch(pending), strict=True):
             for name, value in values.items():
@@ -174,15 +176,16 @@ class Run:
                     raise runtime.UserError(self._diverged(name, value, step))
                 self.history[name].append(value)
             self.history["step"].append(step)
-            self.history.setdefault("images_per_second", []).append(round(rate, 1))
+            self.history.setdefault(self._rate, []).append(rate)
         self._flushed_at, self._flushed_step = now, self.step
         bar.update(self.step - bar.n)
         if not bar.disable:
-            bar.set_postfix_str(self._latest_text("").lstrip(" ·"), refresh=True)
+            bar.set_postfix_str(self._summary(rate))
 
-    def _latest_text(self, lead):
-        parts = [f"{k} {v[-1]:.4g}" for k, v in self.history.items() if k != "step" and v]
-        return lead + " · ".join(parts).replace("images_per_second", "images/s")
+    def _summary(self, rate):
+        losses = (k for k in self.history if k not in ("step", self._rate) and self.history[k])
+        parts = [f"{name} {self.history[name][-1]:.4g}" for name in losses]
+        return " · ".join([*parts, f"{rate:,.0f} {self._rate.split('_')[0]}/s"])
 
     def _checkpoint(self):
         if self.folder is None:

@@ -22,15 +22,24 @@
 #
 # **You need** a little Python, vectors, and square roots. No machine learning yet.
 #
-# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+# <!-- stamp -->
+# *Run time: 0.5 min, peak memory 1.6 GB, `cpu` profile on `digits`, `shapes`
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/00_start_here.ipynb)
+# <!-- /badge -->
 #
 # Welcome! A notebook is text and *cells* of code. Click on a cell, press **Shift + Enter**, and it
 # runs; go from top to bottom. You can't break anything: *Kernel → Restart* gives you a clean start.
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import inspect
@@ -754,16 +763,16 @@ plot.show(
 )
 
 # %% [markdown]
-# Blue shows how near real digits are to each other; nobody honest does better. Question 2 gives the
-# rule away: its neat threes lie near real ones, yet most real digits are near nothing it drew. The
-# generator does fairly on both, and perfectly on neither.
+# Blue, real digits among themselves, is the yardstick (whoever draws only typical digits can beat
+# it in 1). Question 2 gives the rule away: its neat threes lie near real ones, yet most real digits
+# are near nothing it drew. The generator does fairly on both, and perfectly on neither.
 #
 # Hold on to this pair of questions. [Chapter 01](01_kl_divergence.ipynb) turns
 # them into the two directions of the KL divergence, chapter 07 (coming) into precision and recall.
 #
-# What the figure does not say: whether pixels are the right ruler (move a digit by one pixel and
-# it is "far"), and whether the generator *copies*. A thief would be at zero in 1 and equal the blue
-# curve in 2: better than anything honest.
+# What the figure does not say: whether pixels are the right ruler (move a digit by one pixel and it
+# is "far"), and whether the generator *copies*. A thief would be at zero in 1 and equal the blue
+# curve in 2, and that is no merit.
 
 # %%
 rows = [("", "by rule: scene", "by rule: 3", "learned: digits")]

@@ -24,12 +24,21 @@
 # **You need** derivatives, logarithms, a little PyTorch, and a machine set up as in
 # [chapter 00](00_start_here.ipynb).
 #
-# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+# <!-- stamp -->
+# *Run time: 0.2 min, peak memory 1.0 GB, `cpu` profile on `digits`
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/01_kl_divergence.ipynb)
+# <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math

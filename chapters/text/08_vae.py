@@ -23,12 +23,21 @@
 # **You need** chapters [01](01_kl_divergence.ipynb) (KL divergence) and
 # [04](04_first_gan.ipynb) (a training loop).
 #
-# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+# <!-- stamp -->
+# *Run time: 7.5 min, peak memory 1.3 GB, `cpu` profile on `fashion_mnist`
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/08_vae.ipynb)
+# <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math
@@ -809,8 +818,9 @@ plot.show(
 
 # %% [markdown]
 # In the first steps, which the figure leaves out, the KL shoots up from near zero: information is
-# bought wherever it saves more reconstruction than it costs. From then on both terms move little by
-# little. Neither alone says how good the model is.
+# bought wherever it saves more reconstruction than it costs. From then on the reconstruction falls
+# slowly; see how the KL bends, and where it is heading at the end. Neither alone says how good the
+# model is.
 
 # %%
 # checkpoint: the package's train_vae is this loop: same seeds, same weights after a few steps
