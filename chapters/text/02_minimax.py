@@ -952,14 +952,14 @@ logit = logit.detach()
 # %%
 fig, ax = plt.subplots()
 ax.axvspan(-8, -3, color=plot.THIRD, alpha=0.12, linewidth=0)
-ax.text(-7.8, 0.08, "the judge is sure:\nfake", color=plot.THIRD)
+ax.text(-7.8, 0.08, "the judge is sure:\ngenerated", color=plot.THIRD)
 ax.plot(logit, saturating, color="k", label="saturating, log(1−D)")
 ax.plot(logit, non_saturating, "--", color=plot.FOURTH, label="non-saturating, −log D")
 ax.set(xlabel="logit l of a generated sample", ylabel="d loss / dl", ylim=(-1.1, 0.4))
 ax.legend(loc="upper right")
 plot.show(
     ax,
-    alt="Two mirrored sigmoids below zero. Where the judge is sure that a sample is fake, the "
+    alt="Two mirrored sigmoids below zero. Where the judge is sure that a sample is generated, the "
     "saturating gradient is almost 0 and the non-saturating one almost −1.",
 )
 

@@ -23,12 +23,21 @@
 # **You need** [chapter 02](02_minimax.ipynb): the value function, $D^*$, and why the generator
 # minimises $-\log D$.
 #
-# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+# <!-- stamp -->
+# *Run time: 1.5 min, peak memory 1.0 GB, `cpu` profile on `mnist`
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/04_first_gan.ipynb)
+# <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math
