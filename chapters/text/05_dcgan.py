@@ -24,7 +24,7 @@
 # [chapter 02](02_minimax.ipynb) (the game that circles).
 #
 # <!-- stamp -->
-# *Run time: 5.8 min, peak memory 1.5 GB, `cpu` profile on `fashion_mnist`, `folder`, `shapes`
+# *Run time: 6.0 min, peak memory 1.6 GB, `cpu` profile on `fashion_mnist`, `folder`, `shapes`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
@@ -582,7 +582,8 @@ show_rows(
 # places of the kernel have different weights.) By this ruler the other three do *not* hurt: default
 # weights, ReLU in D and resizing score about as well as the rules, or better. Look at the rows too:
 # the ruler does not see how ragged an edge is.
-#
+
+# %% [markdown]
 # So the rules are no laws. Nor are they independent: weights as small as $\mathcal N(0, 0.02^2)$
 # let the signal shrink from layer to layer unless BatchNorm restores it. They were found with
 # deeper nets and larger pictures. Resizing also pays with slower steps, as its convolutions run on
@@ -908,7 +909,8 @@ plot.show(
 # caution: in eval mode BatchNorm uses one running average over both kinds, in training each batch
 # its own. So this D is not quite the one that played: compare the histograms with each other rather
 # than with ½.
-#
+
+# %% [markdown]
 # The distance between the solid and the dashed blue line is *overfitting*: a D that knows its
 # training pictures by heart gives them a higher value than pictures it has never seen. With 60,000
 # pictures and a short training the two blue lines nearly agree. Section 5.9 shows what happens with

@@ -1436,8 +1436,7 @@ plot.show(
 #    nothing but the comparison gives it away. Plot μ against σ.
 # 2. **No draw**: the reported loss is too good, and jumps when z is drawn. With the KL kept, σ has
 #    no effect on the reconstruction, so the KL alone sets it: σ = 1. Without the KL it is 8.1's
-#    autoencoder in 24 dimensions: its codes spread far beyond N(0, I), whose draws all fall into
-#    one small spot.
+#    autoencoder in 24 dimensions: its codes spread far beyond N(0, I).
 # 3. **Wrong sign**: the loss falls below 0 without end, which no Bernoulli −ELBO can. The KL
 #    explodes.
 
