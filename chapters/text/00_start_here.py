@@ -765,14 +765,14 @@ plot.show(
 # %% [markdown]
 # Blue, real digits among themselves, is the yardstick (whoever draws only typical digits can beat
 # it in 1). Question 2 gives the rule away: its neat threes lie near real ones, yet most real digits
-# are near nothing it drew. The generator does fairly on both, and perfectly on neither.
+# are near nothing it drew. The generator does fairly on both.
 #
 # Hold on to this pair of questions. [Chapter 01](01_kl_divergence.ipynb) turns
 # them into the two directions of the KL divergence, chapter 07 (coming) into precision and recall.
 #
-# What the figure does not say: whether pixels are the right ruler (move a digit by one pixel and it
-# is "far"), and whether the generator *copies*. A thief would be at zero in 1 and equal the blue
-# curve in 2, and that is no merit.
+# What the figure does not say: whether pixels are the right ruler (move a digit one pixel and it is
+# "far"), and whether the generator *copies*. A thief would be at zero in 1 and equal the blue curve
+# in 2, and that is no merit.
 
 # %%
 rows = [("", "by rule: scene", "by rule: 3", "learned: digits")]
