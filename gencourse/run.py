@@ -166,6 +166,8 @@ class Run:
 
     def _flush(self, bar):
         """Fetch pending losses (the one synchronisation), check them, extend history and bar."""
+        if self.step == self._flushed_step:
+            return
         now = time.perf_counter()
         rate = (self.step - self._flushed_step) / max(now - self._flushed_at, 1e-9)
         rate = round(rate * (self.batch_size or 1), 1)

@@ -197,6 +197,16 @@ def test_losses_stay_on_the_device_until_the_refresh(monkeypatch):
     assert fetched == [50]
 
 
+def test_the_rate_counts_pictures_or_steps(monkeypatch):
+    monkeypatch.setattr("gencourse.run.REFRESH", -1)  # look after every step
+    for batch_size, name in ((8, "images_per_second"), (None, "steps_per_second")):
+        with Run(batch_size=batch_size, checkpoint_every=2, progress=False) as run:
+            for _ in run.steps(4):
+                run.log(loss=1.0)
+        assert list(run.history) == ["step", "loss", name]
+        assert len(run.history[name]) == 4 and min(run.history[name]) > 0
+
+
 def test_changing_names_in_log_is_an_error():
     with Run(progress=False) as run:
         with pytest.raises(ValueError, match="logs a; now it got b"):
