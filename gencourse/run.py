@@ -76,7 +76,7 @@ class Run:
         self._old_handler = None
 
     def __enter__(self):
-        self._entered = True
+        self._entered, self._stop = True, False  # the same object may go on after an interrupt
         if self.folder is not None:
             if self.fresh:
                 delete(self.folder)
@@ -277,7 +277,8 @@ class Run:
                 "another folder, or start over with --fresh (fresh=True)."
             ) from error
         _set_random_state(state["random"])
-        self.step = step
+        # What this object did after the checkpoint, before it was stopped, will be done again.
+        self.step, self.history, self._pending, self._on_disk = step, {"step": []}, [], 0
         path = self.folder / "history.csv"
         if path.exists():
             with open(path, encoding="utf-8", newline="") as file:

@@ -175,6 +175,31 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("stop", ["interrupt", "error"])
+def test_the_same_run_object_goes_on_after_a_stop(tmp_path, stop):
+    """As in a notebook, where only the cell with the loop is run again."""
+    net, done = nn.Linear(1, 1), []
+    run = Run(tmp_path, checkpoint_every=2, progress=False, net=net)
+
+    def loop(stop_at=None):
+        with run:
+            for step in run.steps(9):
+                if step == stop_at and stop == "interrupt":
+                    signal.raise_signal(signal.SIGINT)
+                run.log(loss=float(step))
+                if step == stop_at and stop == "error":
+                    raise ZeroDivisionError
+                done.append(step)
+
+    with pytest.raises((KeyboardInterrupt, ZeroDivisionError)):
+        loop(stop_at=4)
+    loop()
+    assert done[-1] == 8 and len(done) == 9
+    assert run.history["loss"] == [float(step) for step in range(9)]
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [int(r["step"]) for r in rows] == list(range(1, 10))
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         with Run(tmp_path, progress=False, net=nn.Linear(1, 1)) as run:
