@@ -1,4 +1,4 @@
-"""The course's networks: dense and convolutional GAN pairs, and a convolutional VAE.
+"""The course's networks: dense and convolutional GAN pairs, a VAE, and a classifier.
 
 Images are (B, C, H, W) in [-1, 1]; latents are (B, Z); a discriminator returns logits (B,).
 """
@@ -209,6 +209,42 @@ class VAE(nn.Module):
     def sample(self, z):
         """z: (B, Z) → mean pictures (B, C, H, W) in [-1, 1]."""
         return 2 * torch.sigmoid(self.decode(z)) - 1
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier: three 3×3 blocks with pooling, 128 features, logits.
+
+    size: side of the pictures in pixels, at least 8; channels: 1 or 3; classes: number of them;
+    width: channels of the first block, then twice and three times as many.
+    `.features(x)` is what chapter 07's distances are measured on. Raises ValueError for size < 8.
+    """
+
+    def __init__(self, size, channels, classes=10, width=32):
+        super().__init__()
+        if size < 8:
+            raise ValueError(f"Size {size} is too small: three poolings need at least 8 pixels.")
+        layers, c = [], channels
+        for out in (width, 2 * width, 3 * width):  # (B, c, s, s) → (B, out, s/2, s/2)
+            layers += [
+                nn.Conv2d(c, out, 3, padding=1, bias=False),  # BatchNorm's own bias follows
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            c = out
+        side = size // 8  # each pooling drops a last odd row and column
+        self.body = nn.Sequential(
+            *layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(c * side * side, 128), nn.ReLU()
+        )
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
+
+    def features(self, x):
+        """x: (B, C, H, W) in [-1, 1] → features (B, 128), not negative."""
+        return self.body(x)
+
+    def forward(self, x):
+        """x: (B, C, H, W) in [-1, 1] → logits (B, K)."""
+        return self.head(self.body(x))
 
 
 def reparameterise(mu, logvar):

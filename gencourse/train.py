@@ -1,9 +1,11 @@
-"""The chapters' training loops as functions: `train_gan` (chapter 05), `train_vae` (chapter 08)."""
+"""The chapters' training loops as functions: `train_classifier` (chapter 03), `train_gan` (05) and
+`train_vae` (08)."""
 
 import copy
 import json
 
 import torch
+import torch.nn.functional as F
 
 from gencourse import losses, runtime
 from gencourse.checkpoint import write_atomically
@@ -192,6 +194,78 @@ def train_vae(
     if out is not None:
         save_weights(run.folder / "vae.safetensors", vae, run.settings)
     return run.history
+
+
+def train_classifier(
+    images,
+    classifier,
+    *,
+    steps,
+    batch_size=128,
+    lr=2e-3,
+    shift=2,
+    seed=0,
+    out=None,
+    checkpoint_every=500,
+    channels_last=True,
+    progress=True,
+    fresh=False,
+):
+    """Train a classifier with cross-entropy on shifted pictures; the loop is chapter 03's.
+
+    images: data.Images with labels; classifier: (B, C, H, W) → logits (B, K), trained in place on
+        runtime.device() and left in eval mode.
+    lr: peak of `learning_rate`; shift: each batch is moved by up to so many pixels, see `shifted`.
+    seed, out, channels_last: as for `train_gan`.
+    Returns: history, a dict of lists with loss [nats per image] and accuracy (of the batch).
+    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    """
+    device = runtime.device()
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    classifier.to(device, memory_format=layout).train()
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.01, fused=True)
+    settings = {**_describe(images, classifier=classifier), "lr": lr, "shift": shift, "seed": seed}
+
+    runtime.seed_everything(seed)
+    with Run(
+        out,
+        settings=settings,
+        batch_size=batch_size,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        fresh=fresh,
+        **{"classifier": classifier, "optimizer": optimizer},
+    ) as run:
+        for step in run.steps(steps):
+            set_learning_rate(learning_rate(step, steps, lr), optimizer)
+            x = shifted(images.batch(step, batch_size), shift)
+            labels = images.labels[images.indices(step, batch_size)].to(device)
+            logits = classifier(x)
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
+    classifier.eval()
+    if out is not None:
+        save_weights(run.folder / "classifier.safetensors", classifier, run.settings)
+    return run.history
+
+
+def shifted(x, most):
+    """Move each picture by its own random whole pixels, up to `most` each way; the border repeats.
+
+    x: (B, C, H, W). Returns the same shape. A shirt two pixels to the left is still a shirt.
+    """
+    if most == 0:
+        return x
+    b, _, h, w = x.shape
+    rows = torch.randint(-most, most + 1, (b, 1), device=x.device)
+    columns = torch.randint(-most, most + 1, (b, 1), device=x.device)
+    rows = (torch.arange(h, device=x.device) + rows).clamp(0, h - 1)  # (B, H)
+    columns = (torch.arange(w, device=x.device) + columns).clamp(0, w - 1)  # (B, W)
+    pictures = torch.arange(b, device=x.device)[:, None, None]
+    return x.movedim(1, -1)[pictures, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
 def fixed_noise(n, z_dim, seed):
