@@ -12,9 +12,11 @@ Colab link and the install cell, which this script writes.
 
 import argparse
 import asyncio
+import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -120,7 +122,7 @@ def save_readme():
 def execute(notebook, profile, runs):
     """Run every cell in place.
 
-    runs: an empty folder for the trainings, so that they are really done and measured.
+    runs: folder for the trainings; empty but for those whose time is known already.
     Returns: (seconds, peak_mb, data, machine).
     Raises: BuildError, with the cell and its traceback.
     """
@@ -206,8 +208,26 @@ def clean(notebook, replacements):
     notebook.metadata.pop("widgets", None)
 
 
-def build(stem, profile):
-    """Text → notebook, run, stamp; on any failure the notebook stays what it was."""
+def recorded_seconds(folder):
+    """The training time [s] that the histories of all runs under `folder` recorded."""
+    seconds = 0.0
+    for path in sorted(Path(folder).rglob("history.csv")):
+        settings = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))["settings"]
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if "images_per_second" in row:
+                    seconds += settings["batch_size"] / float(row["images_per_second"])
+                else:
+                    seconds += 1 / float(row["steps_per_second"])
+    return seconds
+
+
+def build(stem, profile, found=None):
+    """Text → notebook, run, stamp; on any failure the notebook stays what it was.
+
+    found: folder of finished runs that the chapter starts from, or None for an empty one. The time
+    their trainings took is part of the stamp's run time.
+    """
     if profile == "gpu":
         _require_gpu()
     previous = rules.read_notebook(stem)
@@ -215,7 +235,10 @@ def build(stem, profile):
     notebook = combined(text, previous)
     code_hash = rules.code_hash(notebook)
     print(f"{stem}: running with the {profile} profile", flush=True)
+    found_seconds = recorded_seconds(found) if found else 0.0
     with tempfile.TemporaryDirectory(prefix="gencourse-", ignore_cleanup_errors=True) as runs:
+        if found:
+            shutil.copytree(found, runs, dirs_exist_ok=True)
         try:
             seconds, peak_mb, data, machine = execute(notebook, profile, Path(runs))
         except BuildError as error:
@@ -224,6 +247,7 @@ def build(stem, profile):
         if data_folder := os.environ.get("GENCOURSE_DATA"):
             folders[data_folder] = "$GENCOURSE_DATA"
         clean(notebook, folders)
+    seconds += found_seconds
     earlier = (previous.metadata.get("gencourse") or {}) if previous else {}
     measured = {**earlier.get("seconds_by_profile", {}), profile: round(seconds, 1)}
     notebook.metadata["gencourse"] = {
@@ -231,6 +255,7 @@ def build(stem, profile):
         "profile": profile,
         "data": data,
         "seconds": round(seconds, 1),
+        "found_seconds": round(found_seconds, 1),
         "peak_mb": peak_mb,
         "machine": machine,
         "seconds_by_profile": measured,
@@ -282,6 +307,7 @@ def main():
     more = commands.add_parser("changed", help="build every chapter whose code changed")
     for command in (one, more):
         command.add_argument("--profile", choices=("cpu", "gpu", "smoke"), default="cpu")
+    one.add_argument("--runs", type=Path, help="finished runs that the chapters may find")
     commands.add_parser("sync", help="take over prose edits; nothing is run")
     check = commands.add_parser("check", help="say what is not as it should be")
     check.add_argument("chapter", nargs="*")
@@ -289,8 +315,10 @@ def main():
     try:
         if arguments.command in ("one", "changed"):
             named = arguments.command == "one"
+            if named and arguments.runs and not arguments.runs.is_dir():
+                raise BuildError(f"--runs {arguments.runs} is no folder.")
             for stem in [_stem(c) for c in arguments.chapter] if named else changed():
-                build(stem, arguments.profile)
+                build(stem, arguments.profile, arguments.runs if named else None)
                 print("\n".join(rules.chapter(stem)))
         if arguments.command in ("sync", "changed"):
             for stem in rules.stems():

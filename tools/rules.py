@@ -101,9 +101,16 @@ def stamp_lines(stamp):
     if not stamp or STAMP_KEYS - set(stamp):
         return ["*Run time: not measured yet.*"]
     data = ", ".join(f"`{name}`" for name in stamp["data"])
+    measured = (
+        f"peak memory {stamp['peak_mb'] / 1000:.1f} GB, `{stamp['profile']}` profile"
+        + (f" on {data}" if data else "")
+    )
+    took = f"*Run time: {minutes(stamp['seconds'])} min,"
+    if found := stamp.get("found_seconds"):
+        took += f" {minutes(found)} of them for trainings that chapters share and find finished,"
+        return [took, measured, f"({stamp['machine']}).*"]
     return [
-        f"*Run time: {minutes(stamp['seconds'])} min, peak memory {stamp['peak_mb'] / 1000:.1f} GB,"
-        f" `{stamp['profile']}` profile" + (f" on {data}" if data else ""),
+        f"{took} {measured}",
         f"({stamp['machine']}).*",
     ]
 
