@@ -1,4 +1,4 @@
-"""The course's networks: dense and convolutional GAN pairs, a VAE, and a classifier.
+"""The course's networks: dense and convolutional GAN pairs, a VAE, a classifier, and a layer.
 
 Images are (B, C, H, W) in [-1, 1]; latents are (B, Z); a discriminator returns logits (B,).
 """
@@ -245,6 +245,34 @@ class Classifier(nn.Module):
     def forward(self, x):
         """x: (B, C, H, W) in [-1, 1] → logits (B, K)."""
         return self.head(self.body(x))
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Appends to each sample's features how close it is to the others of its batch.
+
+    Every sample i gets `kernels` projections M_ib (of `dims` numbers each) of its features. The new
+    feature b is the mean over the other samples j of exp(−‖M_ib − M_jb‖₁): near 1 in a batch of
+    copies, so a discriminator behind this layer sees a collapse that no single sample shows.
+
+    features: size of the input; kernels: how many features are appended; dims: size of each M_ib.
+    Raises: ValueError for a batch of one, which has no others.
+    Source: Salimans et al. 2016, arXiv:1606.03498, section 3.2. They sum over the batch, itself
+    included; the mean of the others does not grow with the batch.
+    """
+
+    def __init__(self, features, kernels=16, dims=4):
+        super().__init__()
+        self.kernels, self.dims = kernels, dims
+        self.project = nn.Linear(features, kernels * dims, bias=False)  # a bias would cancel
+
+    def forward(self, h):
+        """h: (B, features) → (B, features + kernels)."""
+        if len(h) < 2:
+            raise ValueError("Minibatch discrimination compares samples: it needs 2 or more.")
+        m = self.project(h).unflatten(1, (self.kernels, self.dims))  # (B, kernels, dims)
+        distance = (m[:, None] - m[None]).abs().sum(dim=-1)  # (B, B, kernels)
+        closeness = (torch.exp(-distance).sum(dim=1) - 1) / (len(h) - 1)  # without itself
+        return torch.cat([h, closeness], dim=1)
 
 
 def reparameterise(mu, logvar):

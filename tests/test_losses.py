@@ -165,3 +165,128 @@ def test_negative_elbo_bounds_the_evidence_of_a_model_that_can_be_integrated():
     torch.testing.assert_close(bound(mean, variance), -evidence)
     assert bound(mean + 0.2, variance) > -evidence
     assert bound(mean, variance * 2) > -evidence
+
+
+# --- critics and penalties ------------------------------------------------------------------------
+
+
+class Quadratic(torch.nn.Module):
+    """C(x) = ½ xᵀA x + bᵀx on flattened samples: ∇C(x) = A x + b, for a symmetric A."""
+
+    def __init__(self, size):
+        super().__init__()
+        a = torch.randn(size, size, dtype=torch.float64)
+        self.A = torch.nn.Parameter((a + a.T) / 2)
+        self.b = torch.nn.Parameter(torch.randn(size, dtype=torch.float64))
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return 0.5 * ((x @ self.A) * x).sum(dim=1) + x @ self.b
+
+
+def points(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def test_critic_losses_of_a_linear_critic_are_differences_of_means():
+    """C(x) = x on the line: minus the loss is the difference of the means, W₁ of a pure shift."""
+    x, shift = points(50), 1.7
+    loss = losses.critic_loss(x + shift, x)
+    torch.testing.assert_close(-loss, divergences.wasserstein1(x + shift, x))
+    torch.testing.assert_close(losses.critic_loss(x[:20], x), x.mean() - x[:20].mean())
+    torch.testing.assert_close(losses.critic_generator_loss(x), -x.mean())
+
+
+def test_the_generator_climbs_what_its_critic_raises():
+    fake = points(6).requires_grad_()
+    (for_critic,) = torch.autograd.grad(losses.critic_loss(points(6), fake), fake)
+    (for_generator,) = torch.autograd.grad(losses.critic_generator_loss(fake), fake)
+    torch.testing.assert_close(for_critic, -for_generator)
+    assert (for_generator < 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4, 4)])
+def test_gradient_penalty_of_a_linear_critic_is_the_slope_minus_one_squared(shape):
+    w = points(math.prod(shape)).requires_grad_()
+
+    def critic(x):
+        return x.flatten(1) @ w + 3
+
+    value = losses.gradient_penalty(critic, points(8, *shape), points(8, *shape))
+    torch.testing.assert_close(value, (w.norm() - 1) ** 2)
+    (gradient,) = torch.autograd.grad(value, w)  # d/dw (‖w‖ − 1)² = 2 (‖w‖ − 1) w/‖w‖
+    torch.testing.assert_close(gradient, 2 * (w.norm() - 1) * w / w.norm())
+
+
+def test_gradient_penalty_of_a_quadratic_critic_at_the_points_drawn():
+    critic, x_real, x_fake = Quadratic(12), points(7, 3, 4), points(7, 3, 4)
+    value = losses.gradient_penalty(critic, x_real, x_fake, torch.Generator().manual_seed(5))
+    drawn = torch.Generator().manual_seed(5)
+    epsilon = torch.rand(7, 1, 1, generator=drawn, dtype=torch.float64)
+    between = (epsilon * x_real + (1 - epsilon) * x_fake).flatten(1)
+    slopes = between @ critic.A + critic.b
+    torch.testing.assert_close(value, ((slopes.norm(dim=1) - 1) ** 2).mean())
+
+
+def test_gradient_penalty_looks_between_the_samples_all_along_the_way():
+    """Real at 1, fake at 0 and C(x) = x²/2 has slope x there: mean (ε − 1)² = ⅓ for uniform ε."""
+    ones = torch.ones(200_000, 1, dtype=torch.float64)
+    value = losses.gradient_penalty(lambda x: (x**2 / 2).sum(dim=1), ones, 0 * ones)
+    assert value.item() == pytest.approx(1 / 3, abs=5e-3)
+    seen = []
+    x_real = points(9, 2, 3)
+    losses.gradient_penalty(lambda x: seen.append(x) or x.sum(dim=(1, 2)), x_real, 0 * x_real)
+    ratio = (seen[0] / x_real).flatten(1)  # one ε per sample, the same in all its dimensions
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+    assert ratio.min() >= 0 and ratio.max() <= 1 and ratio[:, 0].unique().numel() == 9
+
+
+def test_gradient_penalty_reaches_the_weights_as_finite_differences_say_and_not_the_samples():
+    x_real, x_fake = points(6, 2), points(6, 2).requires_grad_()
+
+    def penalty(a, b):
+        def critic(x):
+            return torch.tanh(x @ a) @ b
+
+        return losses.gradient_penalty(critic, x_real, x_fake, torch.Generator().manual_seed(1))
+
+    weights = points(2, 5).requires_grad_(), points(5).requires_grad_()
+    torch.autograd.gradcheck(penalty, weights)
+    penalty(*weights).backward()
+    assert x_fake.grad is None
+
+
+def test_gradient_penalty_refuses_shapes_that_would_broadcast():
+    with pytest.raises(ValueError, match="shapes differ"):
+        losses.gradient_penalty(lambda x: x.sum(dim=1), points(4, 2), points(1, 2))
+
+
+def test_r1_of_a_quadratic_is_its_mean_squared_slope():
+    critic, x = Quadratic(12), points(7, 3, 2, 2).requires_grad_()
+    slopes = x.detach().flatten(1) @ critic.A + critic.b
+    expected = (slopes**2).sum(dim=1).mean()
+    value = losses.r1_penalty(critic(x), x)
+    torch.testing.assert_close(value, expected)
+    (gradient,) = torch.autograd.grad(value, critic.b)  # d/db mean ‖A x + b‖² = 2 mean (A x + b)
+    torch.testing.assert_close(gradient, 2 * slopes.mean(dim=0))
+
+
+def test_r1_agrees_with_finite_differences_in_x_and_in_the_weights():
+    x, a, b = points(5, 2), points(2, 4).requires_grad_(), points(4).requires_grad_()
+
+    def value(a, b):
+        x_real = x.clone().requires_grad_()
+        return losses.r1_penalty(torch.tanh(x_real @ a) @ b, x_real)
+
+    torch.autograd.gradcheck(value, (a, b))
+    step, total = 1e-6, 0.0
+    for d in torch.eye(2, dtype=torch.float64) * step:
+        rise = torch.tanh((x + d) @ a) @ b - torch.tanh((x - d) @ a) @ b
+        total = total + (rise / (2 * step)) ** 2
+    torch.testing.assert_close(value(a, b), total.mean(), rtol=1e-6, atol=1e-8)
+
+
+def test_r1_says_what_is_missing():
+    x = points(4, 2)
+    with pytest.raises(ValueError, match="requires_grad_"):
+        losses.r1_penalty(x.sum(dim=1), x)
