@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "run": {"checkpoint", "runtime"},
     "train": {"losses", "run", "data", "runtime", "checkpoint"},
+    "latent": set(),
     "plot": set(),
-    "widgets": {"plot"},
+    "widgets": {"plot", "latent"},
 }
 MAY_IMPORT["__main__"] = set(MAY_IMPORT) - {"__init__"}
 
