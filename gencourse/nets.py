@@ -3,7 +3,9 @@
 Images are (B, C, H, W) in [-1, 1]; latents are (B, Z); a discriminator returns logits (B,).
 """
 
+import json
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -215,14 +217,20 @@ class Classifier(nn.Module):
     """A small convolutional classifier: three 3×3 blocks with pooling, 128 features, logits.
 
     size: side of the pictures in pixels, at least 8; channels: 1 or 3; classes: number of them;
-    width: channels of the first block, then twice and three times as many.
-    `.features(x)` is what chapter 07's distances are measured on. Raises ValueError for size < 8.
+    width: channels of the first block, then twice and three times as many; dropout: share of units
+    that are silenced before each linear layer in training.
+    `.features(x)` is what chapter 07's distances are measured on. `.arguments` makes another like
+    it: `Classifier(**net.arguments)`. Raises ValueError for size < 8.
     """
 
-    def __init__(self, size, channels, classes=10, width=32):
+    def __init__(self, size, channels, classes=10, width=32, dropout=0.1):
         super().__init__()
         if size < 8:
             raise ValueError(f"Size {size} is too small: three poolings need at least 8 pixels.")
+        self.size, self.channels = size, channels
+        self.arguments = dict(
+            size=size, channels=channels, classes=classes, width=width, dropout=dropout
+        )
         layers, c = [], channels
         for out in (width, 2 * width, 3 * width):  # (B, c, s, s) → (B, out, s/2, s/2)
             layers += [
@@ -234,9 +242,9 @@ class Classifier(nn.Module):
             c = out
         side = size // 8  # each pooling drops a last odd row and column
         self.body = nn.Sequential(
-            *layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(c * side * side, 128), nn.ReLU()
+            *layers, nn.Flatten(), nn.Dropout(dropout), nn.Linear(c * side * side, 128), nn.ReLU()
         )
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(128, classes))
 
     def features(self, x):
         """x: (B, C, H, W) in [-1, 1] → features (B, 128), not negative."""
@@ -281,3 +289,52 @@ def reparameterise(mu, logvar):
     mu, logvar: (B, Z) → z (B, Z). Source: Kingma & Welling 2014, arXiv:1312.6114, section 2.4.
     """
     return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+
+
+WEIGHTS = Path(__file__).with_name("weights")  # what the course ships; see the cards in README.md
+
+
+def load(path):
+    """Build the net that a safetensors file holds, with the sizes that its tensors have.
+
+    path: what `train_gan`, `train_vae` or `train_classifier` wrote: weights, and the settings of
+    the run as metadata. Weights stored in float16 become float32.
+    Returns: DCGANGenerator, DenseGenerator, VAE or Classifier, on the CPU, in eval mode, with its
+        run's settings as `.settings` (a dict).
+    Raises: FileNotFoundError; ValueError if the file's settings name none of these nets.
+    """
+    from safetensors.torch import load as read
+
+    content = Path(path).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    settings = json.loads(header.get("__metadata__", {}).get("settings", "{}"))
+    described = settings.get("generator") or settings.get("vae") or settings.get("classifier", "")
+    kind, shape, weights = described.split(" ")[0], settings.get("shape", ()), read(content)
+    first = weights.get("body.0.weight", torch.empty(0)).shape
+    if kind == "DCGANGenerator":
+        side, doublings = pyramid(shape[1])
+        net = DCGANGenerator(shape[1], shape[0], first[1], first[0] // side**2 // 2**doublings)
+    elif kind == "DenseGenerator":
+        net = DenseGenerator(shape, z_dim=first[1], width=first[0])
+    elif kind == "VAE":
+        z_dim, hidden = weights["to_mu.weight"].shape
+        net = VAE(shape[1], shape[0], z_dim, hidden // 8)
+    elif kind == "Classifier":
+        net = Classifier(shape[1], shape[0], len(weights["head.1.bias"]), first[0])
+    else:
+        raise ValueError(f"{path} doesn't say which of the course's nets it holds.")
+    net.load_state_dict(weights)
+    net.settings = settings
+    return net.eval()
+
+
+def shipped(name):
+    """A trained net that comes with the course, such as "vae_fashion_mnist"; see `load`.
+
+    Raises: ValueError naming those there are.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
+        raise ValueError(f"No net {name!r} is shipped; there are: {names}.")
+    return load(path)
