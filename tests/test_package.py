@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "run": {"checkpoint", "runtime"},
     "train": {"losses", "run", "data", "runtime", "checkpoint"},
     "latent": set(),
+    "evaluate": {"nets", "data", "runtime"},
     "plot": set(),
     "widgets": {"plot", "latent"},
 }
