@@ -1,5 +1,6 @@
 """`Run`: progress, history, samples and exact resume around a plain training loop."""
 
+import contextlib
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 from gencourse import checkpoint, runtime
 
 REFRESH = 0.5  # seconds between two looks at the losses; only then does the device have to wait
+SHOWN = 4  # the first so many logged values stand beside the bar; the others only in the history
 
 
 class Run:
@@ -28,11 +30,13 @@ class Run:
                 ...
                 run.log(d_loss=d_loss, g_loss=g_loss)
 
-    folder: where config.json, history.csv, samples/ and the last two checkpoints live; None keeps
-        everything in memory and saves nothing.
+    folder: where config.json, history.csv, diversity.csv, samples/ and the last two checkpoints
+        live, and failure.json if it came to that; None keeps everything in memory, saves nothing.
     settings: dict of whatever shapes the result; a folder made with others is refused.
     batch_size: pictures per step; the history then has images_per_second, else steps_per_second.
-    sample: function without arguments that returns pictures (N, C, H, W) in [-1, 1] of fixed noise.
+    sample: function without arguments that returns pictures (N, C, H, W) in [-1, 1] of fixed noise;
+        `run.diversity` then holds, at every sample_every-th step, how much they differ.
+    real: real pictures (N, C, H, W) whose diversity is `run.real_diversity`, to compare with.
     fresh: delete what an earlier run left in the folder.
     parts: all that has a state: nets, optimizers, EMA. Loaded from the newest checkpoint on entry,
         together with the random number generators of Python, NumPy and torch.
@@ -49,6 +53,7 @@ class Run:
         batch_size=None,
         sample=None,
         sample_every=500,
+        real=None,
         checkpoint_every=500,
         progress=True,
         fresh=False,
@@ -67,6 +72,9 @@ class Run:
         self.parts = parts
         self.step = 0  # steps completed
         self.history = {"step": []}
+        self.diversity = {}  # step → diversity of the samples
+        self.real_diversity = None if real is None else diversity(real)
+        self.failure = None  # or what became NaN or infinite: step, name and value
         self._rate = ("steps" if batch_size is None else "images") + "_per_second"
         self._pending = []  # (step, {name: tensor}) not yet fetched from the device
         self._on_disk = 0  # rows of history.csv
@@ -109,6 +117,9 @@ class Run:
             self._refuse_other_settings()
             if self.step == 0:
                 self._write_config()
+            if self.step < total:  # a new attempt
+                (self.folder / "failure.json").unlink(missing_ok=True)
+        self.failure = None
         static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook
         bar = tqdm(
             total=total,
@@ -127,7 +138,7 @@ class Run:
                 if time.perf_counter() - self._flushed_at > REFRESH:
                     self._flush(bar)
                 if self.step % self.sample_every == 0 or self.step == total:
-                    self._save_samples()
+                    self._take_samples()
                 due = self.step % self.checkpoint_every == 0 or self.step == total
                 if due or self._stop:
                     self._flush(bar)
@@ -175,7 +186,8 @@ class Run:
         for step, values in zip([s for s, _ in pending], _fetch(pending), strict=True):
             for name, value in values.items():
                 if not math.isfinite(value):
-                    raise runtime.UserError(self._diverged(name, value, step))
+                    self._fail(name, value, step)
+            for name, value in values.items():
                 self.history[name].append(value)
             self.history["step"].append(step)
             self.history.setdefault(self._rate, []).append(rate)
@@ -185,8 +197,8 @@ class Run:
             bar.set_postfix_str(self._summary(rate))
 
     def _summary(self, rate):
-        losses = (k for k in self.history if k not in ("step", self._rate) and self.history[k])
-        parts = [f"{name} {self.history[name][-1]:.4g}" for name in losses]
+        names = [k for k in self.history if k not in ("step", self._rate) and self.history[k]]
+        parts = [f"{name} {self.history[name][-1]:.4g}" for name in names[:SHOWN]]
         return " · ".join([*parts, f"{rate:,.0f} {self._rate.split('_')[0]}/s"])
 
     def _checkpoint(self):
@@ -194,19 +206,26 @@ class Run:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         if not _finite(state):
-            raise runtime.UserError(self._diverged("a weight", math.nan, self.step))
+            self._fail("a weight", math.nan, self.step)
         # History first: rows beyond the newest checkpoint are dropped on resume, never missing.
         self._write_history()
         checkpoint.save(self.folder, self.step, {"parts": state, "random": _random_state()})
 
-    def _save_samples(self):
-        if self.folder is None or self.sample is None:
+    def _take_samples(self):
+        if self.sample is None:
+            return
+        with torch.no_grad():
+            pictures = self.sample().float().cpu()
+        self.diversity[self.step] = diversity(pictures)
+        if self.folder is None:
             return
         from PIL import Image
         from torchvision.utils import make_grid
 
-        with torch.no_grad():
-            pictures = self.sample().float().cpu()
+        real = "" if self.real_diversity is None else self.real_diversity
+        rows = [f"{step},{value},{real}\n" for step, value in self.diversity.items()]
+        text = "".join(["step,diversity,real_diversity\n", *rows])
+        checkpoint.write_atomically(self.folder / "diversity.csv", text.encode())
         sheet = make_grid(pictures, nrow=8, normalize=True, value_range=(-1, 1))
         array = (sheet * 255).round().byte().permute(1, 2, 0).numpy()
         buffer = io.BytesIO()
@@ -279,15 +298,21 @@ class Run:
         _set_random_state(state["random"])
         # What this object did after the checkpoint, before it was stopped, will be done again.
         self.step, self.history, self._pending, self._on_disk = step, {"step": []}, [], 0
-        path = self.folder / "history.csv"
-        if path.exists():
-            with open(path, encoding="utf-8", newline="") as file:
-                # A kill can tear the last line; it is beyond the checkpoint, so never needed.
-                rows = [r for r in csv.DictReader(file) if None not in r.values()]
-            rows = [r for r in rows if int(r["step"]) <= step]
-            for name in rows[0] if rows else ():
-                self.history[name] = [float(r[name]) for r in rows]
-            self.history["step"] = [int(r["step"]) for r in rows]
+        self.history |= read_history(self.folder, up_to=step)
+        self.diversity, _ = read_diversity(self.folder, up_to=step)
+
+    def _fail(self, name, value, step):
+        """Stop at a value that is NaN or infinite; what led there stays readable, for the doctor.
+
+        The rows beyond the newest checkpoint are dropped again should the run be resumed.
+        """
+        self.failure = {"step": step, "name": name, "value": str(value)}
+        if self.folder is not None:
+            with contextlib.suppress(checkpoint.WriteError):  # the sentence below is worth more
+                self._write_history()
+                text = json.dumps(self.failure) + "\n"
+                checkpoint.write_atomically(self.folder / "failure.json", text.encode())
+        raise runtime.UserError(self._diverged(name, value, step))
 
     # Sentences
 
@@ -313,10 +338,45 @@ class Run:
 def delete(folder):
     """Delete the files a run writes, and nothing else, from `folder`."""
     folder = Path(folder)
-    ours = ["config.json", "history.csv", "samples/step-*.png", "checkpoint-*.pt", "*.safetensors"]
+    ours = ["config.json", "history.csv", "diversity.csv", "failure.json", "samples/step-*.png"]
+    ours += ["checkpoint-*.pt", "*.safetensors"]
     for pattern in ours:
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def diversity(pictures):
+    """How much pictures differ from each other: 0 when all are the same.
+
+    pictures: (N, C, H, W) in [-1, 1], N ≥ 2.
+    Returns: float, the standard deviation of a pixel over the pictures, as root mean square over
+        all pixels, in units of the pixels (where black to white is 2). Two of the pictures differ
+        by √2 of it per pixel (root mean square).
+    """
+    return float(pictures.float().var(0).mean().sqrt()) if len(pictures) > 1 else 0.0
+
+
+def read_history(folder, up_to=math.inf):
+    """history.csv of a run's folder up to a step, as `Run.history`; {} if there is none."""
+    rows = _read_csv(Path(folder) / "history.csv", up_to)
+    found = {name: [float(r[name]) for r in rows] for name in (rows[0] if rows else ())}
+    return found | ({"step": [int(r["step"]) for r in rows]} if rows else {})
+
+
+def read_diversity(folder, up_to=math.inf):
+    """diversity.csv of a run's folder: ({step: diversity of the samples}, of the real or None)."""
+    rows = _read_csv(Path(folder) / "diversity.csv", up_to)
+    real = rows[-1]["real_diversity"] if rows else ""
+    return {int(r["step"]): float(r["diversity"]) for r in rows}, float(real) if real else None
+
+
+def _read_csv(path, up_to):
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        # A kill can tear the last line; it is beyond the checkpoint, so never needed.
+        rows = [r for r in csv.DictReader(file) if None not in r.values()]
+    return [r for r in rows if int(r["step"]) <= up_to]
 
 
 def _fetch(pending):

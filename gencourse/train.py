@@ -42,6 +42,24 @@ class EMA:
         self.model.load_state_dict(state["model"])
 
 
+def gradient_norm(model):
+    """Length of the gradient that the last `backward` left in a model's weights.
+
+    Returns: scalar tensor, √(Σ g²) over all weights, on their device (nothing waits for it), for
+    a loop of your own: `run.log(d_loss=d_loss, …, d_grad=gradient_norm(D))`.
+    """
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+
+def active_units(mu):
+    """How many latent units carry something: those whose mean varies, Var_x[μ] > 0.01.
+
+    mu: (B, Z), the means of q(z|x) of a batch. Returns: scalar tensor.
+    Source: Burda et al. 2016, arXiv:1509.00519, section 5.2.
+    """
+    return (mu.detach().var(0) > 0.01).sum()
+
+
 def learning_rate(step, total, peak):
     """Constant for the first half of the steps, then linearly to zero.
 
@@ -83,7 +101,8 @@ def train_gan(
     seed: of everything random in the loop (the weights were drawn before, by the caller).
     out: folder; the same call continues it, or returns at once when it is finished.
     channels_last: memory layout; faster convolutions, the same function.
-    Returns: (averaged generator in eval mode, history as a dict of lists).
+    Returns: (averaged generator in eval mode, history as a dict of lists: d_loss, g_loss [nats];
+        d_real, d_fake, the means of D(x) and D(G(z)); d_grad, g_grad, see `gradient_norm`).
     Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
     """
     device = runtime.device()
@@ -106,6 +125,7 @@ def train_gan(
         batch_size=batch_size,
         sample=lambda: ema.model(noise),
         sample_every=sample_every,
+        real=_some(images),
         checkpoint_every=checkpoint_every,
         progress=progress,
         fresh=fresh,
@@ -117,7 +137,8 @@ def train_gan(
             x_fake = G(torch.randn(batch_size, G.z_dim, device=device))
 
             # D: tell real from generated. Two passes, so that BatchNorm sees one kind at a time.
-            d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
+            real_logits, fake_logits = D(x_real), D(x_fake.detach())
+            d_loss = losses.discriminator_loss(real_logits, fake_logits)
             d_opt.zero_grad()
             d_loss.backward()
             d_opt.step()
@@ -131,7 +152,14 @@ def train_gan(
             D.requires_grad_(True)
 
             ema.update()
-            run.log(d_loss=d_loss, g_loss=g_loss)
+            run.log(
+                d_loss=d_loss,
+                g_loss=g_loss,
+                d_real=torch.sigmoid(real_logits.detach()).mean(),
+                d_fake=torch.sigmoid(fake_logits.detach()).mean(),
+                d_grad=gradient_norm(D),
+                g_grad=gradient_norm(G),
+            )
     if out is not None:
         save_weights(run.folder / "generator.safetensors", ema.model, run.settings)
     return ema.model, run.history
@@ -158,7 +186,8 @@ def train_vae(
     images: data.Images; vae: as nets.VAE, trained in place on runtime.device().
     lr: peak of `learning_rate`; beta: weight of the KL term, 1 for the ELBO.
     seed, out, channels_last: as for `train_gan`.
-    Returns: history, a dict of lists with loss, nll and kl [nats per image].
+    Returns: history, a dict of lists with loss, nll and kl [nats per image]; active, see
+        `active_units`; grad, see `gradient_norm`.
     Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
     """
     device = runtime.device()
@@ -175,6 +204,7 @@ def train_vae(
         batch_size=batch_size,
         sample=lambda: vae.sample(noise),
         sample_every=sample_every,
+        real=_some(images),
         checkpoint_every=checkpoint_every,
         progress=progress,
         fresh=fresh,
@@ -189,7 +219,13 @@ def train_vae(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            run.log(loss=loss, nll=nll, kl=losses.kl_to_standard_normal(mu, logvar).mean())
+            run.log(
+                loss=loss,
+                nll=nll,
+                kl=losses.kl_to_standard_normal(mu.detach(), logvar.detach()).mean(),
+                active=active_units(mu),
+                grad=gradient_norm(vae),
+            )
     vae.eval()
     if out is not None:
         save_weights(run.folder / "vae.safetensors", vae, run.settings)
@@ -266,6 +302,11 @@ def shifted(x, most):
     columns = (torch.arange(w, device=x.device) + columns).clamp(0, w - 1)  # (B, W)
     pictures = torch.arange(b, device=x.device)[:, None, None]
     return x.movedim(1, -1)[pictures, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def _some(images):
+    """A few hundred of the pictures: enough to say how much real ones differ."""
+    return images.batch(0, min(256, len(images)))
 
 
 def fixed_noise(n, z_dim, seed):

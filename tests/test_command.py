@@ -11,9 +11,12 @@ import time
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from gencourse import checkpoint
+from gencourse import checkpoint, data, nets, train
 from gencourse.__main__ import main
+from gencourse.runtime import device
 
 TINY = ["--data", "digits", "--size", "16", "--batch-size", "16", "--width", "8"]
 # One thread: bits agree only for the same number of threads, and small nets gain nothing from two.
@@ -43,10 +46,13 @@ def test_a_whole_run(tmp_path, capsys):
     code, error = gencourse(capsys, *arguments)
     assert code == 0 and "Finished 6 steps" in error
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "checkpoint-00000006.pt", "config.json", "generator.safetensors", "history.csv", "samples",
+        "checkpoint-00000006.pt", "config.json", "diversity.csv", "generator.safetensors",
+        "history.csv", "samples",
     ]  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
-    assert list(rows[0]) == ["step", "d_loss", "g_loss", "images_per_second"] and len(rows) == 6
+    assert list(rows[0]) == [
+        "step", "d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad", "images_per_second",
+    ] and len(rows) == 6  # fmt: skip
     grid = Image.open(tmp_path / "samples" / "step-000004.png")
     assert grid.size == (8 * 18 + 2, 8 * 18 + 2)  # 8 × 8 pictures of 16 pixels, 2 between
     settings = json.loads((tmp_path / "config.json").read_text())["settings"]
@@ -70,6 +76,58 @@ def test_fresh_asks_and_keeps_on_no(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "vae.safetensors").exists()
 
 
+def test_a_classifier_with_its_card(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "classifier", "--data", "digits", "--width", 4, "--steps", 40]
+    code, error = gencourse(capsys, *arguments)
+    assert code == 0 and "Accuracy on 297 test pictures:" in error, error
+    path = tmp_path / "runs" / "classifier-digits" / "classifier.safetensors"
+    with safe_open(path, "pt") as file:
+        assert list(file.metadata()) == ["settings"]
+        card = json.loads(file.metadata()["settings"])
+    expected = {"data": "digits", "size": 16, "channels": 1, "classes": 10, "width": 4, "steps": 40}
+    expected |= {"lr": 0.002, "shift": 1, "seed": 0, "batch_size": 128, "n_test": 297}
+    assert {k: card[k] for k in expected} == expected
+    net = nets.Classifier(16, 1, width=4)
+    net.load_state_dict(load_file(path))
+    assert train.accuracy(net.to(device()), data.load("digits", "test")) == card["accuracy"] > 0.3
+    assert f"{card['accuracy']:.2%}" in error
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_classifier_of_a_folder(halves, tmp_path, capsys, monkeypatch):
+    """Class subfolders are enough; a test half, where there is one, is what accuracy is of."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    for half in ("train", "test") if halves else (".",):
+        for name, shade in (("dark", 40), ("light", 210)):
+            (folder / half / name).mkdir(parents=True)
+            for i in range(6):
+                Image.new("RGB", (20, 20), (shade + i,) * 3).save(folder / half / name / f"{i}.png")
+    code, error = gencourse(
+        capsys, "train", "classifier", "--data", f"folder:{folder}", "--size", 16, "--steps", 4,
+        "--batch-size", 4, "--width", 4, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0 and "Finished 4 steps" in error, error
+    assert ("Accuracy on 12 test pictures" in error) == halves
+    with safe_open(tmp_path / "run" / "classifier.safetensors", "pt") as file:
+        card = json.loads(file.metadata()["settings"])
+    assert card["classes"] == 2 and ("accuracy" in card) == halves
+
+
+def test_a_classifier_needs_classes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "one.png")
+    code, error = gencourse(
+        capsys, "train", "classifier", "--data", f"folder:{tmp_path / 'pictures'}", "--size", 16,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    last = error.strip().splitlines()[-1]
+    assert code == 2 and "no classes to tell apart" in last and "subfolder" in last
+    assert not (tmp_path / "run").exists()
+
+
 BAD = {
     "unknown data": (["--data", "fashion_mist"], "fashion_mnist"),
     "no such folder": (["--data", "folder:nowhere"], "nowhere"),
@@ -82,6 +140,7 @@ BAD = {
     "steps in words": ([*TINY, "--steps", "many"], "--steps"),
     "batch": ([*TINY, "--batch-size", "1"], "BatchNorm"),
     "rate": ([*TINY, "--lr", "-1"], "--lr"),
+    "shift": ([*TINY, "--shift", "-1"], "--shift is -1"),
     "out is a file": ([*TINY, "--out", "FILE"], "is a file"),
     "unknown option": (["--step", "3"], "--step"),
 }
@@ -123,7 +182,7 @@ def test_an_unreadable_picture_among_many_is_counted(tmp_path, capsys, monkeypat
 
 
 def final(folder, model):
-    name = "generator.safetensors" if model == "dcgan" else "vae.safetensors"
+    name = "generator.safetensors" if model == "dcgan" else f"{model}.safetensors"
     return (folder / name).read_bytes()
 
 
@@ -145,7 +204,7 @@ def wait_until(condition, seconds=PATIENCE):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("model", ["dcgan", "vae"])
+@pytest.mark.parametrize("model", ["dcgan", "vae", "classifier"])
 def test_killed_at_random_moments_the_weights_are_the_same(model, tmp_path):
     """kill -9, again and again; with a checkpoint every step most kills land in its writing."""
     expected = uninterrupted(model, tmp_path / "whole")

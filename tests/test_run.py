@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gencourse import checkpoint
+from gencourse import run as run_module
 from gencourse.run import Run, _random_state
 from gencourse.runtime import UserError, seed_everything
 
@@ -108,6 +109,67 @@ def test_history_after_a_torn_line(tmp_path):
     assert run.history["loss"] == reference.history["loss"]
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert [int(r["step"]) for r in rows] == list(range(1, 12))
+
+
+def test_diversity_is_half_the_mean_squared_distance_of_pairs():
+    x = torch.rand(20, 3, 4, 4) * 2 - 1
+    pairs = (x[:, None] - x[None]).square().mean((2, 3, 4))  # (20, 20), zeros on the diagonal
+    assert run_module.diversity(x) ** 2 == pytest.approx(float(pairs.sum() / (20 * 19) / 2))
+    assert run_module.diversity(x[:1].expand(8, 3, 4, 4)) == 0
+
+
+def test_diversity_is_recorded_and_resumes(tmp_path):
+    """Samples that spread with the step, so that each number can be told; torn at step 7."""
+
+    def loop(folder, stop_at=None, total=11):
+        now, real = nn.Linear(1, 1), 2 * torch.rand(200, 1, 4, 4) - 1
+        now.weight.data.zero_()
+
+        def sample():
+            return now.weight.detach() * torch.tensor([-0.05, 0.05]).view(2, 1, 1, 1)
+
+        options = dict(sample=sample, sample_every=3, checkpoint_every=5, progress=False)
+        with Run(folder, real=real, now=now, **options) as run:
+            for step in run.steps(total):
+                if step == stop_at:
+                    raise ZeroDivisionError
+                now.weight.data += 1
+                run.log(loss=1.0)
+        return run
+
+    spread = {step: 0.05 * step * 2**0.5 for step in (3, 6, 9, 11)}
+    assert loop(None).diversity == pytest.approx(spread), "in memory"
+    with pytest.raises(ZeroDivisionError):
+        loop(tmp_path, stop_at=8)  # the checkpoint is of step 5: the sample of step 6 comes again
+    assert list(run_module.read_diversity(tmp_path)[0]) == [3, 6]
+    for _ in range(2):  # resumed, then found again
+        run = loop(tmp_path)
+        assert run.diversity == pytest.approx(spread)
+        diversity, real = run_module.read_diversity(tmp_path)
+        assert diversity == pytest.approx(spread)
+        assert real == pytest.approx((1 / 3) ** 0.5, rel=0.03)  # uniform on [-1, 1]
+
+
+def test_the_bar_shows_the_first_values(capsys, monkeypatch):
+    monkeypatch.setenv("GENCOURSE_STATIC", "1")
+    with Run() as run:
+        for _ in run.steps(3):
+            run.log(a=1.0, b=2.0, c=3.0, d=4.0, e=5.0)
+    assert "· a 1 · b 2 · c 3 · d 4 · " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spoil", [1, 6])
+def test_what_led_to_a_nan_stays_on_disk(tmp_path, spoil):
+    with pytest.raises(UserError, match=f"inf at step {spoil + 1}"):
+        fit(tmp_path, 11, spoil=spoil, every=4)
+    failure = json.loads((tmp_path / "failure.json").read_text())
+    assert failure == {"step": spoil + 1, "name": "loss", "value": "inf"}
+    whole, run = fit(None, 11)
+    history = run_module.read_history(tmp_path)
+    assert history.get("loss", []) == run.history["loss"][:spoil]
+    again, resumed = fit(tmp_path, 11, every=4)  # the mistake was mended
+    assert equal(again, whole) and resumed.history["loss"] == run.history["loss"]
+    assert not (tmp_path / "failure.json").exists()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

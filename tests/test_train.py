@@ -91,6 +91,96 @@ def test_train_vae_is_the_textbook_loop(digits):
     assert history["loss"][-1] == pytest.approx(history["nll"][-1] + 2 * history["kl"][-1])
 
 
+def test_train_classifier_is_the_textbook_loop(digits):
+    def classifier():
+        seed_everything(0)
+        return nets.Classifier(16, 1, width=4)
+
+    net = classifier().train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
+    seed_everything(3)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 2e-3 if step <= 3 else 2e-3 * 2 * (1 - step / STEPS)
+        x = train.shifted(digits.batch(step, BATCH), 1).cpu()
+        log_p = net(x).log_softmax(1)
+        labels = digits.labels[digits.indices(step, BATCH)].cpu()
+        loss = -log_p[torch.arange(BATCH), labels].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    other = classifier()
+    plain = dict(channels_last=False, progress=False)
+    history = train.train_classifier(digits, other, steps=STEPS, batch_size=BATCH, seed=3, **plain)
+    assert_same_weights(net, other.cpu())
+    assert history["loss"][-1] == pytest.approx(loss.item(), rel=1e-4)
+    assert history["accuracy"][-1] == (log_p.argmax(1) == labels).float().mean()
+    assert not other.training
+
+
+def test_the_classifier_learns_the_digits(digits, tmp_path):
+    net = nets.Classifier(16, 1, width=8)
+    test_images = data.load("digits", split="test")
+    before = train.accuracy(net.to(device()), test_images)
+    assert net.training, "measuring leaves the mode as it was"
+    train.train_classifier(
+        digits, net, steps=100, out=tmp_path, test_images=test_images, progress=False
+    )
+    assert train.accuracy(net, test_images) > 0.85 > before
+    with pytest.raises(UserError, match="shift was"):
+        train.train_classifier(digits, net, steps=100, shift=3, out=tmp_path, progress=False)
+
+
+def test_accuracy_counts_what_is_right(digits):
+    class Oracle(torch.nn.Module):  # right about all but the first 150 pictures
+        def forward(self, x):
+            start = self.seen = getattr(self, "seen", 0)
+            self.seen += len(x)
+            labels = digits.labels[start : self.seen].clone()
+            labels[: max(0, 150 - start)] += 1
+            return F.one_hot(labels % 10, 10).float()
+
+    assert train.accuracy(Oracle(), digits, batch_size=128) == pytest.approx(1350 / 1500)
+
+
+def test_a_classifier_needs_classes():
+    x = torch.zeros(8, 1, 16, 16, dtype=torch.uint8)
+    images = data.Images(x, torch.zeros(8, dtype=torch.long), ["mine"], "folder:mine")
+    with pytest.raises(UserError, match="folder:mine has no classes to tell apart"):
+        train.train_classifier(images, nets.Classifier(16, 1, width=4), steps=1)
+
+
+def test_shifted_moves_whole_pictures_and_repeats_the_border():
+    """Every result is one of the 25 crops of the picture padded by its own border pixels."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 2, 6, 7)
+    moved = train.shifted(x, 2)
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    crops = [padded[:, :, i : i + 6, j : j + 7] for i in range(5) for j in range(5)]
+    same = torch.stack([(crop == moved).flatten(1).all(1) for crop in crops])  # (25, B)
+    assert (same.sum(0) == 1).all(), "each picture is moved as one, channels together"
+    assert same.any(1).all(), "each of the 25 moves occurs among 200 pictures"
+    assert torch.equal(train.shifted(x, 0), x)
+
+
+@pytest.mark.parametrize("size", [8, 15, 16, 28, 32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_classifier_at_every_size(size, channels):
+    net = nets.Classifier(size, channels, classes=7, width=4).eval()
+    x = torch.randn(3, channels, size, size)
+    features = net.features(x)
+    assert features.shape == (3, 128) and features.min() >= 0
+    torch.testing.assert_close(net(x), net.head(features))
+    assert net(x).shape == (3, 7)
+    assert net.arguments == dict(size=size, channels=channels, classes=7, width=4, dropout=0.1)
+    nets.Classifier(**net.arguments).load_state_dict(net.state_dict())
+
+
+def test_a_picture_too_small_for_the_classifier_is_refused():
+    with pytest.raises(ValueError, match="Size 7 is too small"):
+        nets.Classifier(7, 1)
+
+
 def test_freezing_the_discriminator_leaves_the_generators_gradient():
     G, D = gan()
     z = torch.randn(BATCH, 64)
@@ -202,6 +292,36 @@ def test_the_vae_learns_the_digits(digits):
     history = train.train_vae(digits, vae, steps=300, lr=2e-3, progress=False)
     assert sum(history["loss"][-20:]) < 0.7 * sum(history["loss"][:20])
     assert history["kl"][-1] > 1.0  # nats: the code carries something
+
+
+def test_what_the_histories_hold(digits):
+    """The recorded numbers of a first step, against the same by hand."""
+    G, D = gan()
+    seed_everything(5)
+    real, fake = D(digits.batch(0, BATCH)), D(G(torch.randn(BATCH, 64)).detach())
+    gradients = torch.autograd.grad(
+        F.softplus(-real).mean() + F.softplus(fake).mean(), list(D.parameters())
+    )
+    plain = dict(steps=1, batch_size=BATCH, channels_last=False, progress=False)
+    _, history = train.train_gan(digits, *gan(), seed=5, **plain)
+    columns = ["d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad", "images_per_second"]
+    assert list(history) == ["step", *columns]
+    assert history["d_real"] == pytest.approx([torch.sigmoid(real).mean().item()], rel=1e-4)
+    assert history["d_fake"] == pytest.approx([torch.sigmoid(fake).mean().item()], rel=1e-4)
+    norm = sum(float(g.square().sum()) for g in gradients) ** 0.5
+    assert history["d_grad"] == pytest.approx([norm], rel=1e-4)
+    assert history["g_grad"][0] > 0
+
+    vae = nets.VAE(16, 1, z_dim=4, width=8)
+    history = train.train_vae(digits, vae, **plain)
+    assert list(history) == ["step", "loss", "nll", "kl", "active", "grad", "images_per_second"]
+    norm = sum(float(p.grad.square().sum()) for p in vae.parameters()) ** 0.5
+    assert history["grad"] == pytest.approx([norm], rel=1e-4)
+
+
+def test_active_units_are_those_whose_mean_varies():
+    mu = torch.randn(1000, 5) * torch.tensor([1.0, 0.11, 0.09, 0.01, 0.0]) + 3.0
+    assert int(train.active_units(mu)) == 2  # variances 1, 0.0121 | 0.0081, 0.0001, 0
 
 
 @pytest.mark.parametrize("size", nets.SIZES)
