@@ -133,7 +133,7 @@ def invert(generator, x, *, steps=300, lr=0.1, starts=4, penalty=0.1, seed=0):
     generator: module with z_dim, (B, Z) → (B, C, H, W); used in eval mode. Weights, gradient flags
         and modes are left as they were, and so is the global random generator.
     x: (B, C, H, W); steps: of Adam; lr: its rate, constant for half of the steps, then to 0.
-    starts: draws from N(0, I) to begin from, per picture; the best end is kept.
+    starts: draws from N(0, I) to begin from, the same for every picture; the best end is kept.
     penalty: weight of (‖z‖ − √Z)², which holds z near the sphere where the generator was trained.
     Minimised is the *sum* over pixels of (G(z) − x)² plus that penalty.
     Returns: Inversion(z, pictures, error, errors), without gradient.
@@ -142,10 +142,10 @@ def invert(generator, x, *, steps=300, lr=0.1, starts=4, penalty=0.1, seed=0):
     """
     if steps < 1 or starts < 1:
         raise ValueError(f"At least one step and one start are needed, not {steps} and {starts}.")
-    weight = next(generator.parameters())
+    weight, random = next(generator.parameters()), _generator(seed)
     x = x.detach().to(weight.device)
-    noise = torch.randn(starts * len(x), generator.z_dim, generator=_generator(seed))
-    z = noise.to(weight).requires_grad_()
+    noise = torch.stack([torch.randn(generator.z_dim, generator=random) for _ in range(starts)])
+    z = noise.repeat_interleave(len(x), dim=0).to(weight).requires_grad_()  # (starts·B, Z)
     radius = math.sqrt(generator.z_dim)
     optimizer = torch.optim.Adam([z], lr=lr)
     with _frozen(generator), torch.enable_grad():

@@ -301,28 +301,27 @@ def load(path):
     the run as metadata. Weights stored in float16 become float32.
     Returns: DCGANGenerator, DenseGenerator, VAE or Classifier, on the CPU, in eval mode, with its
         run's settings as `.settings` (a dict).
-    Raises: FileNotFoundError; ValueError if the file's settings name none of these nets.
+    Raises: FileNotFoundError; ValueError if the file holds none of these nets.
     """
     from safetensors.torch import load as read
 
     content = Path(path).read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     settings = json.loads(header.get("__metadata__", {}).get("settings", "{}"))
-    described = settings.get("generator") or settings.get("vae") or settings.get("classifier", "")
-    kind, shape, weights = described.split(" ")[0], settings.get("shape", ()), read(content)
+    shape, weights = settings.get("shape", ()), read(content)  # (C, H, W)
     first = weights.get("body.0.weight", torch.empty(0)).shape
-    if kind == "DCGANGenerator":
-        side, doublings = pyramid(shape[1])
-        net = DCGANGenerator(shape[1], shape[0], first[1], first[0] // side**2 // 2**doublings)
-    elif kind == "DenseGenerator":
-        net = DenseGenerator(shape, z_dim=first[1], width=first[0])
-    elif kind == "VAE":
+    if len(shape) != 3 or not ("to_mu.weight" in weights or len(first) > 1):
+        raise ValueError(f"{path} holds none of the course's nets, or not the pictures' shape.")
+    if "to_mu.weight" in weights:
         z_dim, hidden = weights["to_mu.weight"].shape
         net = VAE(shape[1], shape[0], z_dim, hidden // 8)
-    elif kind == "Classifier":
+    elif "head.1.bias" in weights:
         net = Classifier(shape[1], shape[0], len(weights["head.1.bias"]), first[0])
+    elif any(tensor.ndim == 4 for tensor in weights.values()):  # the linear layer, then maps
+        side, doublings = pyramid(shape[1])
+        net = DCGANGenerator(shape[1], shape[0], first[1], first[0] // side**2 // 2**doublings)
     else:
-        raise ValueError(f"{path} doesn't say which of the course's nets it holds.")
+        net = DenseGenerator(shape, z_dim=first[1], width=first[0])
     net.load_state_dict(weights)
     net.settings = settings
     return net.eval()
