@@ -20,6 +20,7 @@ app = typer.Typer(
 class Model(StrEnum):
     dcgan = "dcgan"
     vae = "vae"
+    classifier = "classifier"
 
 
 @app.callback()
@@ -34,19 +35,28 @@ def train(
         str,
         typer.Option(help="digits, shapes, mnist, fashion_mnist, cifar10, or folder:PATH."),
     ] = "fashion_mnist",
-    steps: Annotated[int, typer.Option(help="Training steps in all.")] = 2000,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps in all; default 2000 (classifier 5000).")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures: 16, 28, 32 or 64; default: as is.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures per step; default 64 (classifier 128).")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate; default 0.001 (classifier 0.002).")
+    ] = None,
     z_dim: Annotated[
         int | None, typer.Option(help="Size of the latent; default 64 (dcgan), 24 (vae).")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Channels of the finest map; dcgan 16 (GPU 64), vae 32.")
+        int | None, typer.Option(help="Channels of the finest map; dcgan 16 (GPU 64), others 32.")
     ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the KL term (vae).")] = 1.0,
+    shift: Annotated[
+        int, typer.Option(help="Pixels that pictures are moved by, at most (classifier).")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default runs/MODEL-DATA.")
@@ -59,7 +69,8 @@ def train(
     """Train a model; the same command again continues where it was stopped.
 
     In the folder of the run: config.json, history.csv, samples/, the last two checkpoints, and at
-    the end generator.safetensors (dcgan, averaged weights) or vae.safetensors.
+    the end generator.safetensors (dcgan, averaged weights), vae.safetensors or
+    classifier.safetensors. With the defaults, a classifier is the course's judge of its data.
     """
     from gencourse import nets, runtime  # here, so that --help answers at once
     from gencourse import train as loops
@@ -68,9 +79,12 @@ def train(
 
     if width is None:  # in the same CPU minutes a narrow GAN learns more: its steps are cheap
         narrow = runtime.device().type == "cpu"
-        width = 32 if model is Model.vae else 16 if narrow else 64
+        width = 32 if model is not Model.dcgan else 16 if narrow else 64
     if z_dim is None:
         z_dim = 24 if model is Model.vae else 64
+    usual = (5_000, 128, 2e-3) if model is Model.classifier else (2_000, 64, 1e-3)
+    given = (steps, batch_size, lr)
+    steps, batch_size, lr = (u if g is None else g for g, u in zip(given, usual, strict=True))
     least = {"--steps": steps, "--width": width, "--z-dim": z_dim}
     least |= {"--checkpoint-every": checkpoint_every, "--sample-every": sample_every}
     for name, value in least.items():
@@ -82,6 +96,8 @@ def train(
         raise runtime.UserError(f"--lr is {lr}; it must be above 0.")
     if not beta >= 0:
         raise runtime.UserError(f"--beta is {beta}; it must not be negative.")
+    if shift < 0:
+        raise runtime.UserError(f"--shift is {shift}; it must not be negative.")
     _check_size(size)
     out = out or Path("runs") / f"{model.value}-{re.sub(r'[^A-Za-z0-9]+', '-', data).strip('-')}"
     if out.exists() and not out.is_dir():
@@ -97,22 +113,44 @@ def train(
         delete(out)
 
     common = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, out=out)
-    common |= dict(checkpoint_every=checkpoint_every, sample_every=sample_every)
+    common |= dict(checkpoint_every=checkpoint_every)
     typer.echo(f"{runtime.describe()}\n{len(images):,} pictures {images.shape} → {out}", err=True)
     runtime.seed_everything(seed)
     if model is Model.dcgan:
         generator = nets.DCGANGenerator(height, channels, z_dim=z_dim, width=width)
         discriminator = nets.DCGANDiscriminator(height, channels, width=width)
-        result, parts, loop = "generator.safetensors", (generator, discriminator), loops.train_gan
+        result, parts = "generator.safetensors", (generator, discriminator)
+        loop = partial(loops.train_gan, sample_every=sample_every)
+    elif model is Model.vae:
+        result, parts = "vae.safetensors", (nets.VAE(height, channels, z_dim=z_dim, width=width),)
+        loop = partial(loops.train_vae, beta=beta, sample_every=sample_every)
     else:
-        parts = (nets.VAE(height, channels, z_dim=z_dim, width=width),)
-        result, loop = "vae.safetensors", partial(loops.train_vae, beta=beta)
+        classes = len(images.classes)
+        parts = (nets.Classifier(height, channels, classes=classes, width=width),)
+        result, test = "classifier.safetensors", _test_half(data, height, images)
+        loop = partial(loops.train_classifier, shift=shift, test_images=test)
     try:
         loop(images, *parts, **common)
     except KeyboardInterrupt as stop:  # typer would end here without a word
         typer.echo(str(stop), err=True)
         raise typer.Exit(130) from None
     typer.echo(f"Finished {steps:,} steps: {out / result}", err=True)
+    if model is Model.classifier and test is not None:
+        right = loops.accuracy(parts[0], test)
+        typer.echo(f"Accuracy on {len(test):,} test pictures: {right:.2%}", err=True)
+
+
+def _test_half(data, size, images):
+    """The test pictures that belong to `images`, or None for a folder that has no test half."""
+    from gencourse.data import DataError, load
+
+    try:
+        test = load(data, split="test", size=size)
+    except DataError:
+        if data.startswith("folder:"):
+            return None
+        raise
+    return test if test.classes == images.classes else None
 
 
 def _check_size(size):

@@ -239,9 +239,10 @@ def train_classifier(
     steps,
     batch_size=128,
     lr=2e-3,
-    shift=2,
+    shift=1,
     seed=0,
     out=None,
+    test_images=None,
     checkpoint_every=500,
     channels_last=True,
     progress=True,
@@ -251,16 +252,25 @@ def train_classifier(
 
     images: data.Images with labels; classifier: (B, C, H, W) → logits (B, K), trained in place on
         runtime.device() and left in eval mode.
-    lr: peak of `learning_rate`; shift: each batch is moved by up to so many pixels, see `shifted`.
+    lr: peak of `learning_rate`; shift: each picture is moved by up to so many pixels, see `shifted`.
+    test_images: data.Images whose accuracy is written beside the weights; never trained on.
     seed, out, channels_last: as for `train_gan`.
     Returns: history, a dict of lists with loss [nats per image] and accuracy (of the batch).
-    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    Raises: runtime.UserError (also if the pictures have no classes to tell apart),
+        checkpoint.WriteError as `Run` does.
     """
+    if len(images.classes) < 2:
+        raise runtime.UserError(
+            f"{images.name} has no classes to tell apart: a classifier needs labelled pictures, "
+            "in a folder of yours one subfolder for each class."
+        )
     device = runtime.device()
     layout = torch.channels_last if channels_last else torch.preserve_format
     classifier.to(device, memory_format=layout).train()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.01, fused=True)
     settings = {**_describe(images, classifier=classifier), "lr": lr, "shift": shift, "seed": seed}
+    if hasattr(classifier, "arguments"):
+        settings["arguments"] = classifier.arguments
 
     runtime.seed_everything(seed)
     with Run(
@@ -284,8 +294,36 @@ def train_classifier(
             run.log(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
     classifier.eval()
     if out is not None:
-        save_weights(run.folder / "classifier.safetensors", classifier, run.settings)
+        save_classifier(run.folder / "classifier.safetensors", classifier, run, test_images)
     return run.history
+
+
+def save_classifier(path, classifier, run, test_images=None):
+    """Write a classifier with all that is needed to build it again and to know its worth.
+
+    The settings in the file: those of the run, the arguments of `nets.Classifier`, parameters
+    (their number), and with test_images accuracy and n_test.
+    """
+    card = {k: v for k, v in run.settings.items() if k != "arguments"}
+    card |= getattr(classifier, "arguments", {})
+    card["parameters"] = sum(p.numel() for p in classifier.parameters())
+    if test_images is not None:
+        card["accuracy"] = accuracy(classifier, test_images)
+        card["n_test"] = len(test_images)
+    save_weights(path, classifier, card)
+
+
+@torch.no_grad()
+def accuracy(classifier, images, batch_size=500):
+    """The share of data.Images whose largest logit is that of their label; uses eval mode."""
+    was_training = classifier.training
+    classifier.eval()
+    right = 0
+    for indices in torch.arange(len(images)).split(batch_size):
+        predicted = classifier(images.images(indices)).argmax(1)
+        right += (predicted.cpu() == images.labels[indices.to(images.labels.device)].cpu()).sum()
+    classifier.train(was_training)
+    return float(right) / len(images)
 
 
 def shifted(x, most):
