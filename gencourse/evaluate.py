@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import socket
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +22,9 @@ from gencourse.runtime import UserError
 JUDGES = ("digits", "mnist", "fashion_mnist")
 WEIGHTS = Path(__file__).parent / "weights"
 BATCH = 500  # pictures that a judge sees at once
-CHUNK_BYTES = 64 * 2**20  # what a chunk of features or distances may take
-CANDIDATES = 8  # neighbours kept beyond the k asked for, until their exact distances are known
+CHUNK_BYTES = 64 * 2**20  # what a chunk of features or distances takes, in float64
+CANDIDATES = 4  # neighbours kept beyond the k asked for, until their exact distances are known
+INCEPTION = "Inception-v3"  # the extractor whose distances are called FID and KID
 STALL_SECONDS = 20  # a server that stays silent for so long is given up
 
 
@@ -66,9 +66,11 @@ class Score(float):
         self.n_real, self.n_fake, self.dimensions = n_real, n_fake, dimensions
 
     def __str__(self):
-        digits = f"{float(self):.3g}" if abs(self) < 100 else f"{float(self):.0f}"
-        if self.error is not None:
-            digits += f" ± {self.error:.1g}"
+        if self.error and math.isfinite(self.error):  # as many decimals as two digits of it have
+            decimals = max(0, 1 - math.floor(math.log10(self.error)))
+            digits = f"{float(self):,.{decimals}f} ± {self.error:,.{decimals}f}"
+        else:
+            digits = f"{float(self):.3g}" if abs(self) < 100 else f"{float(self):,.0f}"
         about = [self.extractor] if self.extractor else []
         about += [f"{self.dimensions:,} features"] if self.dimensions else []
         counts = [f"{self.n_real:,} real"] if self.n_real is not None else []
@@ -178,7 +180,7 @@ def inception_features(pictures, weights=None):
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         return network(((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
 
-    return Features(_see(pictures, None, see, batch=50), "Inception-v3")
+    return Features(_see(pictures, None, see, batch=50), INCEPTION)
 
 
 def _see(pictures, judge, see, batch=BATCH):
@@ -249,36 +251,25 @@ def _fitted(x, judge):
 
 
 def _inception(weights):
-    """The network of torchmetrics with torch-fidelity's weights, or a UserError; never a hang."""
+    """The network, through torchmetrics, or a UserError: a silent server is not waited for."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
-    except ImportError:
+
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+    except ImportError:  # of torchmetrics, or of torch-fidelity, which it needs
         raise UserError(
             "The Inception features need two more packages: run `pip install torchmetrics "
             "torch-fidelity`, or measure with a judge instead."
         ) from None
-    result = []
-
-    def build():
-        try:
-            result.append(NoTrainInceptionV3("inception-v3-compat", ["2048"], weights))
-        except Exception as error:
-            result.append(error)
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)
-    try:
-        worker = threading.Thread(target=build, daemon=True)
-        worker.start()
-        worker.join()
+    except Exception as error:  # no network, a damaged file: the cause is named
+        raise UserError(
+            f"The Inception network's weights can't be had here ({_short(error)}): measure with a "
+            "judge instead, or give inception_features the path of the weights."
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
-    if isinstance(result[0], Exception):
-        raise UserError(
-            f"The Inception network can't be had here ({_short(result[0])}): "
-            "measure with a judge instead, or go online once so that its weights are kept."
-        ) from result[0]
-    return result[0]
 
 
 def _fingerprint(network):
@@ -303,29 +294,33 @@ def moments(x):
     Returns: Moments.
     Raises: UserError if there are fewer than 2 samples, or values that are not finite.
     """
+    return _moments(x, "x")
+
+
+def _moments(x, name):
     if isinstance(x, Moments):
         return x
     n, mean, scatter, extractor = 0, 0.0, 0.0, None
-    for number, (part, name) in enumerate(_chunks(x)):
-        if number and name != extractor:
-            raise UserError(_two_extractors(extractor, name))
-        if n and part.shape[1] != len(mean):
-            raise UserError(f"One chunk has {len(mean)} features, another {part.shape[1]}.")
-        extractor = name
+    for number, (part, source) in enumerate(_chunks(x, name)):
+        if number and part.shape[1] != len(mean):
+            raise UserError(
+                f"{name} has {len(mean)} features in one chunk and {part.shape[1]} in another."
+            )
+        extractor = _one_extractor(extractor, source) if number else source
         part = part.double()
-        if not torch.isfinite(part).all():
-            raise UserError("Some features are not a number, or infinite.")
         middle = part.mean(dim=0)
+        if not torch.isfinite(middle).all():
+            raise UserError(_not_finite(name))
         part = part - middle
-        if n == 0:
+        if number == 0:
             n, mean, scatter = len(part), middle, part.T @ part
             continue
-        # Two sets' scatters join with the distance of their means (Chan, Golub & LeVeque 1983).
+        # Two sets' scatters add up, and the distance of their means (Chan, Golub & LeVeque 1983).
         both, shift = n + len(part), middle - mean
-        scatter += part.T @ part + torch.outer(shift, shift) * (n * len(part) / both)
+        scatter.addmm_(part.T, part).addr_(shift, shift, alpha=n * len(part) / both)
         mean, n = mean + shift * (len(part) / both), both
     if n < 2:
-        raise UserError(f"A covariance needs 2 samples or more; this is {n}.")
+        raise UserError(f"A covariance needs 2 samples or more; {name} has {n}.")
     return Moments(n, mean, scatter / (n - 1), extractor)
 
 
@@ -342,23 +337,26 @@ def frechet_distance(x, y):
     Source: Dowson & Landau 1982, doi:10.1016/0047-259X(82)90077-X; Heusel et al. 2017,
         arXiv:1706.08500.
     """
-    x, y = moments(x), moments(y)
+    x, y = _moments(x, "x"), _moments(y, "y")
     extractor = _one_extractor(x.extractor, y.extractor)
     if len(x.mean) != len(y.mean):
         raise UserError(f"x has {len(x.mean)} features and y has {len(y.mean)}.")
     for name, m in (("x", x), ("y", y)):
         if m.n <= len(m.mean):
+            sign = "<" if m.n < len(m.mean) else "="
             raise UserError(
-                f"A Fréchet distance needs more samples than features: {name} has {m.n:,} < "
-                f"{len(m.mean) + 1:,}. Draw at least {len(m.mean) + 1:,}, better ten times as many."
+                f"A Fréchet distance needs more samples than features: {m.n:,} {sign} "
+                f"{len(m.mean):,} in {name}. Draw at least {len(m.mean) + 1:,}, and better ten "
+                "times as many."
             )
-    # tr((Σ_x^½ Σ_y Σ_x^½)^½) is the sum of the singular values of Σ_x^½ Σ_y^½.
+    # tr((Σ_x^½ Σ_y Σ_x^½)^½) is the sum of the singular values of Σ_x^½ Σ_y^½. That way the root of
+    # a rounding error is never taken, which for singular covariances would be 1e-8, not 1e-16.
     overlap = torch.linalg.svdvals(_root(x.covariance) @ _root(y.covariance).T).sum()
     spread = x.covariance.trace() + y.covariance.trace() - 2 * overlap
     value = (x.mean - y.mean).square().sum() + spread
     return Score(
         max(value.item(), 0.0),
-        "Fréchet distance",
+        "FID" if extractor == INCEPTION else "Fréchet distance",
         n_real=x.n,
         n_fake=y.n,
         extractor=extractor,
@@ -367,7 +365,7 @@ def frechet_distance(x, y):
 
 
 def _root(covariance):
-    """R (D, D) with RᵀR = Σ, up to a rotation: Λ^½ Vᵀ; eigenvalues that are rounding become 0."""
+    """R = Λ^½ Vᵀ with RᵀR = Σ (D, D); eigenvalues that are only rounding count as 0."""
     values, vectors = torch.linalg.eigh(covariance)
     noise = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
     return torch.where(values > noise, values, 0).sqrt()[:, None] * vectors.T
@@ -375,6 +373,8 @@ def _root(covariance):
 
 def kid(x, y, subsets=None, seed=0):
     """Kernel distance: unbiased MMD² with the kernel k(a, b) = (aᵀb / D + 1)³.
+
+    On Inception features it is the KID. Unlike a Fréchet distance it is not biased by few samples.
 
     The samples are dealt into disjoint random subsets; the score is the mean over them. Disjoint
     subsets are independent, so their standard deviation / √subsets is an honest standard error.
@@ -403,8 +403,9 @@ def kid(x, y, subsets=None, seed=0):
         [_cubic_mmd(x[i].double(), y[j].double()) for i, j in zip(*parts, strict=True)]
     )
     error = values.std().item() / subsets**0.5 if subsets > 1 else None
+    name = "KID" if extractor == INCEPTION else "kernel distance"
     return Score(
-        values.mean().item(), "KID", error=error, n_real=len(x), n_fake=len(y),
+        values.mean().item(), name, error=error, n_real=len(x), n_fake=len(y),
         extractor=extractor, dimensions=x.shape[1],
     )
 
@@ -438,20 +439,21 @@ def precision_recall(real, fake, k=3):
             f"k = {k} neighbours need k ≥ 1 and more than k samples of each kind; there are "
             f"{len(real):,} and {len(fake):,}."
         )
+    radius_real, radius_fake = (_nearest(s, s, k, others=True)[0][:, -1] for s in (real, fake))
+    fake_inside = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
+    real_inside = torch.zeros(len(real), dtype=torch.bool, device=fake.device)
+    centre = _centre(real)
+    for rows in _slices(fake):
+        for columns in _slices(real):
+            distance, slack = _squared_distances(fake[rows] - centre, real[columns] - centre)
+            distance -= slack  # a copy is inside a radius of 0
+            fake_inside[rows] |= (distance <= radius_real[columns].square()).any(dim=1)
+            real_inside[columns] |= (distance.T <= radius_fake[rows].square()).any(dim=1)
     known = dict(n_real=len(real), n_fake=len(fake), extractor=extractor, dimensions=real.shape[1])
     return (
-        Score(_share_inside(fake, real, k), "precision", **known),
-        Score(_share_inside(real, fake, k), "recall", **known),
+        Score(fake_inside.double().mean().item(), "precision", **known),
+        Score(real_inside.double().mean().item(), "recall", **known),
     )
-
-
-def _share_inside(x, members, k):
-    """The share of x (N, D) that lies within a member's k-neighbour radius."""
-    radii = _nearest(members, members, k, others=True)[0][:, -1].square()
-    inside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for rows, columns, distance, slack in _squared_distances(x, members):
-        inside[rows] |= (distance <= radii[columns] + slack).any(dim=1)
-    return inside.double().mean().item()
 
 
 def nearest_neighbours(x, reference, k=1):
@@ -466,73 +468,74 @@ def nearest_neighbours(x, reference, k=1):
     x, reference, _ = _pair(x, reference, "x", "reference")
     if not 1 <= k <= len(reference):
         raise UserError(f"k is between 1 and the {len(reference):,} of the reference; not {k}.")
-    return _nearest(x, reference, k)
+    distances, indices = _nearest(x, reference, k)
+    return distances.to(x.dtype), indices
 
 
 def _nearest(x, reference, k, others=False):
-    """Distances and indices (N, k) of the nearest; with others, x is the reference: not oneself."""
+    """Distances (float64) and indices (N, k) of the nearest.
+
+    others: x is the reference, and nobody is its own neighbour.
+    """
     wide = min(k + CANDIDATES, len(reference) - others)
-    distances, indices, last = [], [], None
-    for rows, columns, distance, _ in _squared_distances(x, reference):
-        if others:
-            at = torch.arange(rows.start, rows.stop, device=x.device) - columns.start
-            here = (at >= 0) & (at < distance.shape[1])
-            distance[here.nonzero()[:, 0], at[here]] = math.inf
-        found, places = distance.topk(min(wide, distance.shape[1]), largest=False)
-        places = places + columns.start
-        if last == rows:
-            found = torch.cat([distances[-1], found], dim=1)
-            places = torch.cat([indices[-1], places], dim=1)
-            found, order = found.topk(min(wide, found.shape[1]), largest=False)
-            distances[-1], indices[-1] = found, places.gather(1, order)
-        else:
-            distances.append(found)
-            indices.append(places)
-        last = rows
-    # The fast form |a|² + |b|² − 2ab rounds: among the candidates exact distances decide.
-    exact, chosen = [], []
-    indices = torch.cat(indices)
-    step = max(1, CHUNK_BYTES // (8 * indices.shape[1] * x.shape[1]))
-    for a, places in zip(x.split(step), indices.split(step), strict=True):
-        distance = (a[:, None] - reference[places]).square().sum(dim=2).sqrt()
-        distance, order = distance.sort(dim=1, stable=True)
-        exact.append(distance[:, :k])
-        chosen.append(places.gather(1, order)[:, :k])
-    return torch.cat(exact), torch.cat(chosen)
+    centre = _centre(reference)
+    distances, indices = [], []
+    for rows in _slices(x):
+        a = x[rows] - centre
+        best = a.new_empty(len(a), 0), torch.empty(len(a), 0, dtype=torch.long, device=a.device)
+        for columns in _slices(reference):
+            distance, _ = _squared_distances(a, reference[columns] - centre)
+            if others and rows == columns:
+                distance.fill_diagonal_(math.inf)
+            near, places = distance.topk(min(wide, distance.shape[1]), largest=False)
+            near, places = torch.cat([best[0], near], 1), torch.cat([best[1], places], 1)
+            places[:, best[0].shape[1] :] += columns.start
+            near, order = near.topk(min(wide, near.shape[1]), largest=False)
+            best = near, places.gather(1, order)
+        # Among the candidates, distances without the rounding of the fast form decide.
+        for part, places in zip(x[rows].split(256), best[1].split(256), strict=True):
+            distance = (part[:, None].double() - reference[places]).square().sum(dim=2).sqrt()
+            distance, order = distance.sort(dim=1, stable=True)
+            distances.append(distance[:, :k])
+            indices.append(places.gather(1, order)[:, :k])
+    return torch.cat(distances), torch.cat(indices)
 
 
-def _squared_distances(x, y):
-    """Blocks (rows, columns, ‖a − b‖², slack): slices of x and y, and how far rounding may go."""
-    side = max(1, int((CHUNK_BYTES / x.element_size()) ** 0.5))
-    step = max(1, min(side, CHUNK_BYTES // (x.element_size() * x.shape[1])))
-    centre = y[: 10 * step].mean(dim=0)  # nearer to 0 less is lost to rounding
-    for i in range(0, len(x), step):
-        a = x[i : i + step] - centre
-        aa = a.square().sum(dim=1)[:, None]
-        for j in range(0, len(y), step):
-            b = y[j : j + step] - centre
-            both = aa + b.square().sum(dim=1)
-            distance = torch.addmm(both, a, b.T, alpha=-2).clamp_(min=0)
-            slack = both.mul_(4 * torch.finfo(x.dtype).eps)
-            yield slice(i, i + len(a)), slice(j, j + len(b)), distance, slack
+def _slices(x):
+    """Slices of the rows of x, so that neither such rows nor their distances fill a chunk."""
+    side = int((CHUNK_BYTES / 8) ** 0.5)
+    step = max(1, min(side, CHUNK_BYTES // (8 * x.shape[1])))
+    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
+
+
+def _centre(x):
+    """A middle (D,), float64: distances are the same from there, and lose less to rounding."""
+    return x[:1_000].double().mean(dim=0)
+
+
+def _squared_distances(a, b):
+    """‖a − b‖² (n, m) in the fast form |a|² + |b|² − 2ab, and how far its rounding may go."""
+    aa, bb = a.square().sum(dim=1, keepdim=True), b.square().sum(dim=1)
+    slack = a.shape[1] * torch.finfo(a.dtype).eps * (aa.max() + bb.max())
+    return torch.addmm(aa + bb, a, b.T, alpha=-2), slack
 
 
 # What the samples show ----------------------------------------------------------------------------
 
 
-def inception_score(logits, splits=10, seed=0):
+def inception_score(logits, splits=10, seed=0, extractor=None):
     """exp(mean KL(p(y|x) ‖ p(y))): high where each picture is clear and all classes appear.
 
     It never looks at real pictures; one perfect picture per class has the highest score.
 
-    logits: (N, K) of a classifier, or Features that hold them.
+    logits: (N, K) of a classifier, or Features that hold them. extractor: its name, to be printed.
     splits: the mean over so many disjoint random parts, whose spread gives the standard error
         (papers print the standard deviation over the parts, √splits times as large).
     Returns: Score with .error, between 1 and K.
     Raises: UserError if there are fewer samples than splits or values are not finite.
     Source: Salimans et al. 2016, arXiv:1606.03498, section 4; there with Inception's 1,000 classes.
     """
-    (values, extractor) = _one(logits, "logits")
+    values, known = _one(logits, "logits")
     if not 1 <= splits <= len(values):
         raise UserError(f"{splits} splits need a sample each; there are {len(values):,}.")
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
@@ -545,7 +548,7 @@ def inception_score(logits, splits=10, seed=0):
     error = scores.std().item() / splits**0.5 if splits > 1 else None
     return Score(
         scores.mean().item(), "Inception score", error=error, n_fake=len(values),
-        extractor=extractor,
+        extractor=extractor or known,
     )
 
 
@@ -587,34 +590,29 @@ def mode_coverage(modes, total, least=1):
     share = counts / counts.sum()
     kl = (torch.special.xlogy(share, share).sum() + math.log(total)).item()
     on_mode = (modes >= 0).double().mean().item()
-    return Coverage(int((counts >= least).sum()), total, on_mode, max(kl, 0.0) if kl == kl else kl,
-                    len(modes))
+    kl = 0.0 if kl < 0 else kl  # rounding; nan stays
+    return Coverage(int((counts >= least).sum()), total, on_mode, kl, len(modes))
 
 
 # What the arguments are ---------------------------------------------------------------------------
 
 
-def _chunks(x):
-    """(part, extractor) for Features, an array, or an iterable of them; parts of bounded size."""
-    if isinstance(x, Features | torch.Tensor | np.ndarray | list):
-        if isinstance(x, list) and x and isinstance(x[0], Features | torch.Tensor | np.ndarray):
-            if not (isinstance(x[0], torch.Tensor | np.ndarray) and x[0].ndim == 1):
-                for part in x:
-                    yield from _chunks(part)
-                return
-        values, extractor = _matrix(x, "x")
-        step = max(1_000, values.shape[1], CHUNK_BYTES // (8 * values.shape[1]))
-        for part in values.split(step):
-            yield part, extractor
-    else:
+def _chunks(x, name):
+    """(part, extractor) of Features, an array, or an iterable of them; parts of bounded size."""
+    if not isinstance(x, Features | torch.Tensor | np.ndarray):
         for part in x:
-            yield from _chunks(part)
+            yield from _chunks(part, name)
+        return
+    values, extractor = _matrix(x, name)
+    for rows in values.split(max(1, CHUNK_BYTES // (8 * values.shape[1]))):
+        yield rows, extractor
 
 
 def _matrix(x, name):
     """(N, D) float tensor, not copied where it is one, and its extractor."""
     values, extractor = x if isinstance(x, Features) else (x, None)
     values = torch.as_tensor(values).detach()
+    values = values.cpu() if values.device.type == "mps" else values  # which has no float64
     values = values if values.is_floating_point() else values.double()
     if values.dim() < 2 or values.shape[0] == 0 or values[0].numel() == 0:
         raise UserError(f"{name} must be (N, D) features; its shape is {tuple(values.shape)}.")
@@ -623,9 +621,13 @@ def _matrix(x, name):
 
 def _one(x, name):
     values, extractor = _matrix(x, name)
-    if not all(torch.isfinite(part).all() for part in values.split(10_000)):
-        raise UserError(f"{name} holds values that are not a number, or infinite.")
+    if not all(torch.isfinite(values[rows]).all() for rows in _slices(values)):
+        raise UserError(_not_finite(name))
     return values, extractor
+
+
+def _not_finite(name):
+    return f"{name} holds values that are not a number, or infinite."
 
 
 def _pair(x, y, name_x="x", name_y="y"):
@@ -642,9 +644,7 @@ def _pair(x, y, name_x="x", name_y="y"):
 def _one_extractor(first, second):
     """The extractor of both; None if one of them did not say."""
     if first is not None and second is not None and first != second:
-        raise UserError(_two_extractors(first, second))
+        raise UserError(
+            f"These features can't be compared: some are of the {first}, some of the {second}."
+        )
     return first if first == second else None
-
-
-def _two_extractors(first, second):
-    return f"These features can't be compared: some are of the {first}, some of the {second}."
