@@ -122,25 +122,23 @@ def test_a_measured_gpu_time_survives_a_cpu_build(house, monkeypatch):
     assert mark["profile"] == "cpu" and mark["seconds"] == 300.0
 
 
-def test_trainings_found_finished_count_in_the_run_time(house, monkeypatch):
+def test_the_stamp_says_which_trainings_were_found_finished(house, monkeypatch):
     folder = house / "found" / "cpu" / "dcgan-0"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"settings": {"batch_size": 64}}))
-    (folder / "history.csv").write_text("step,images_per_second\n1,64\n2,32\n")  # 1 s and 2 s
+    (folder / "config.json").write_text("{}")
 
     def pretend(notebook, profile, runs):
-        assert (runs / "cpu" / "dcgan-0" / "history.csv").exists()
-        (runs / "cpu" / "dcgan-0" / "history.csv").unlink()  # a copy: what is given stays
+        (runs / "cpu" / "dcgan-0" / "config.json").unlink()  # a copy: what was given stays
         for cell in rules.code_cells(notebook):
             cell.execution_count = 1
-        return 597.0, 500, [], "pretended"
+        return 600.0, 500, [], "pretended"
 
     monkeypatch.setattr(build, "execute", pretend)
     build.build("07_tiny", "cpu", house / "found")
-    mark = rules.read_notebook("07_tiny").metadata["gencourse"]
-    assert mark["seconds"] == 600.0 and mark["found_seconds"] == 3.0
-    assert (folder / "history.csv").exists()
-    assert "10 min, 0.1 of them for trainings" in rules.read_text("07_tiny")
+    assert (folder / "config.json").exists()
+    assert rules.read_notebook("07_tiny").metadata["gencourse"]["found_runs"] == 1
+    assert "10 min, beyond 1 trainings that chapters share" in rules.read_text("07_tiny")
+    assert ">10 + 1 runs<" in rules.README.read_text(encoding="utf-8")
 
 
 def test_the_gpu_profile_needs_a_gpu(house):

@@ -12,7 +12,6 @@ Colab link and the install cell, which this script writes.
 
 import argparse
 import asyncio
-import csv
 import json
 import os
 import re
@@ -208,25 +207,11 @@ def clean(notebook, replacements):
     notebook.metadata.pop("widgets", None)
 
 
-def recorded_seconds(folder):
-    """The training time [s] that the histories of all runs under `folder` recorded."""
-    seconds = 0.0
-    for path in sorted(Path(folder).rglob("history.csv")):
-        settings = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))["settings"]
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if "images_per_second" in row:
-                    seconds += settings["batch_size"] / float(row["images_per_second"])
-                else:
-                    seconds += 1 / float(row["steps_per_second"])
-    return seconds
-
-
 def build(stem, profile, found=None):
     """Text → notebook, run, stamp; on any failure the notebook stays what it was.
 
-    found: folder of finished runs that the chapter starts from, or None for an empty one. The time
-    their trainings took is part of the stamp's run time.
+    found: folder of finished runs that the chapter starts from, or None for an empty one. The stamp
+    says how many they are, because the run time is without them.
     """
     if profile == "gpu":
         _require_gpu()
@@ -235,7 +220,7 @@ def build(stem, profile, found=None):
     notebook = combined(text, previous)
     code_hash = rules.code_hash(notebook)
     print(f"{stem}: running with the {profile} profile", flush=True)
-    found_seconds = recorded_seconds(found) if found else 0.0
+    found_runs = len(list(Path(found).rglob("config.json"))) if found else 0
     with tempfile.TemporaryDirectory(prefix="gencourse-", ignore_cleanup_errors=True) as runs:
         if found:
             shutil.copytree(found, runs, dirs_exist_ok=True)
@@ -247,7 +232,6 @@ def build(stem, profile, found=None):
         if data_folder := os.environ.get("GENCOURSE_DATA"):
             folders[data_folder] = "$GENCOURSE_DATA"
         clean(notebook, folders)
-    seconds += found_seconds
     earlier = (previous.metadata.get("gencourse") or {}) if previous else {}
     measured = {**earlier.get("seconds_by_profile", {}), profile: round(seconds, 1)}
     notebook.metadata["gencourse"] = {
@@ -255,7 +239,7 @@ def build(stem, profile, found=None):
         "profile": profile,
         "data": data,
         "seconds": round(seconds, 1),
-        "found_seconds": round(found_seconds, 1),
+        "found_runs": found_runs,
         "peak_mb": peak_mb,
         "machine": machine,
         "seconds_by_profile": measured,

@@ -106,8 +106,8 @@ def stamp_lines(stamp):
         + (f" on {data}" if data else "")
     )
     took = f"*Run time: {minutes(stamp['seconds'])} min,"
-    if found := stamp.get("found_seconds"):
-        took += f" {minutes(found)} of them for trainings that chapters share and find finished,"
+    if found := stamp.get("found_runs"):
+        took += f" beyond {found} trainings that chapters share and find finished,"
         return [took, measured, f"({stamp['machine']}).*"]
     return [
         f"{took} {measured}",
@@ -150,6 +150,8 @@ def filled_readme(readme, stamps):
         for profile in PROFILES_TO_COMMIT:
             known = profile in measured
             cells[profile] = minutes(measured[profile]) if known else "not measured yet"
+            if known and profile == stamp["profile"] and stamp.get("found_runs"):
+                cells[profile] += f" + {stamp['found_runs']} runs"
         for name, value in cells.items():
             start, end = f"<!-- {name} {stem} -->", f"<!-- /{name} -->"
             pattern = re.compile(re.escape(start) + ".*?" + re.escape(end))
