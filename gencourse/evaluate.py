@@ -183,7 +183,7 @@ def inception_features(pictures, weights=None):
     return Features(_see(pictures, None, see, batch=50), INCEPTION)
 
 
-def _see(pictures, judge, see, batch=BATCH):
+def _see(pictures, judge, see, batch=None):
     """see(x) for the pictures, batch by batch: (N, …) on the CPU."""
     training = judge is not None and judge.training
     found = []
@@ -191,7 +191,7 @@ def _see(pictures, judge, see, batch=BATCH):
         if training:
             judge.eval()
         with torch.no_grad():
-            for x in _batches(pictures, batch):
+            for x in _batches(pictures, batch or BATCH):
                 found.append(see(_fitted(_checked(x), judge)).float().cpu())
     finally:
         if training:
@@ -516,7 +516,7 @@ def _centre(x):
 def _squared_distances(a, b):
     """‖a − b‖² (n, m) in the fast form |a|² + |b|² − 2ab, and how far its rounding may go."""
     aa, bb = a.square().sum(dim=1, keepdim=True), b.square().sum(dim=1)
-    slack = a.shape[1] * torch.finfo(a.dtype).eps * (aa.max() + bb.max())
+    slack = (a.shape[1] + 4) * torch.finfo(a.dtype).eps * (aa.max() + bb.max())
     return torch.addmm(aa + bb, a, b.T, alpha=-2), slack
 
 
