@@ -1,4 +1,4 @@
-"""The `gencourse` command: train without a notebook."""
+"""The `gencourse` command: train without a notebook, and ask what went wrong."""
 
 import re
 import sys
@@ -25,7 +25,7 @@ class Model(StrEnum):
 
 @app.callback()
 def _gencourse():
-    """Learn image generation: train the course's models without a notebook."""
+    """Learn image generation: train the course's models and diagnose runs without a notebook."""
 
 
 @app.command()
@@ -140,6 +140,21 @@ def train(
         typer.echo(f"Accuracy on {len(test):,} test pictures: {right:.2%}", err=True)
 
 
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run: what --out named.")],
+):
+    """Say what went wrong in the run of a GAN or a VAE, with numbers, a cure and the lesson.
+
+    Exit code: 0 if the run is healthy, 1 if something was found, 2 if there is no run to look at.
+    """
+    from gencourse.doctor import doctor as look
+
+    report = look(folder)
+    typer.echo(str(report))
+    raise typer.Exit(0 if report.healthy else 1)
+
+
 def _test_half(data, size, images):
     """The test pictures that belong to `images`, or None for a folder that has no test half."""
     from gencourse.data import DataError, load
@@ -178,7 +193,9 @@ def main():
         # A wrong option; newer versions of typer no longer raise click's own class.
         if not hasattr(error, "format_message"):
             raise
-        sentence, code = f"{error.format_message().rstrip('.')}. See `gencourse train --help`.", 2
+        name = "".join(f"{a} " for a in sys.argv[1:2] if a in ("train", "doctor"))
+        sentence = f"{error.format_message().rstrip('.')}. See `gencourse {name}--help`."
+        code = 2
     print(" ".join(sentence.split()), file=sys.stderr)
     sys.exit(code)
 
