@@ -385,7 +385,7 @@ def _sheet(samples, settings):
 
     with Image.open(samples[max(samples)]) as file:
         sheet = torch.from_numpy(np.asarray(file.convert("RGB")).copy()).movedim(-1, 0)  # (3, h, w)
-    sheet = 2 * sheet[:, 2:, 2:] / 255 - 1  # a border of 2 on all sides, 2 between pictures
+    sheet = sheet[:, 2:, 2:] / 127.5 - 1  # a border of 2 on all sides, 2 between pictures
     channels, side, _ = settings.get("shape", [3, sheet.shape[2] // 8 - 2, 0])
     if sheet.shape[1] % (side + 2) or sheet.shape[2] % (side + 2):
         return None
