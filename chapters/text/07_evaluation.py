@@ -130,7 +130,7 @@ def show_rows(rows, alt, columns=12):
         ax.text(-0.02, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
     plot.show(fig, alt=alt, jpeg=True)
 
-
+# %%
 show_rows(
     {"test pictures": x_test} | {k: v for k, v in sets.items() if "training" not in k},
     alt="Five rows of twelve: real pictures; speckled ghosts of them from the pixel Gaussian; "
@@ -144,8 +144,8 @@ show_rows(
 # mean of $\log q(x)$ over held-out pictures. Why not a GAN?
 #
 # A generator maps $z$, a few dozen numbers, to hundreds of pixels. Near each $z$ it is nearly
-# linear, with the **Jacobian** $J = \partial G / \partial z$: one column per latent. So the pictures
-# it can draw form a *sheet* with at most as many dimensions as $z$.
+# linear, with the **Jacobian** $J = \partial G / \partial z$: one column per latent. So the
+# pictures it can draw form a *sheet* with at most as many dimensions as $z$.
 #
 # **Predict:** how many singular values of $J$ are not zero?
 
@@ -155,7 +155,8 @@ G = nets.DCGANGenerator(SIZE, CHANNELS, z_dim=64, width=WIDTH).eval().double()
 z = torch.randn(64, dtype=torch.float64)
 J = torch.func.jacfwd(lambda z: G(z[None]).flatten())(z)  # (pixels, 64)
 strength = torch.linalg.svdvals(J)
-print(f"J is {J.shape[0]} × {J.shape[1]}; {(strength > 1e-10 * strength[0]).sum()} values are not 0")
+rank = (strength > 1e-10 * strength[0]).sum()
+print(f"J is {J.shape[0]} × {J.shape[1]} and has {rank} singular values that are not 0")
 
 # %% [markdown]
 # A sheet of 64 dimensions has volume zero among hundreds of pixels, as a sheet of paper has in the
@@ -179,8 +180,8 @@ def parzen(samples, x, h):
     norm = math.log(len(samples)) + 0.5 * x.shape[1] * math.log(2 * math.pi * h**2)
     return (log_kernel.logsumexp(dim=1) - norm).mean().item()
 
-
-def best_parzen(samples, x, widths=torch.logspace(-1.5, 0.5, 17).tolist()):
+# %%
+def best_parzen(samples, x, widths):
     return max(parzen(samples, x, h) for h in widths)
 
 # %% [markdown]
@@ -191,13 +192,16 @@ def best_parzen(samples, x, widths=torch.logspace(-1.5, 0.5, 17).tolist()):
 # %%
 DIMENSIONS = (1, 2, 4, 8, 16, 32, 64)
 COUNTS = runtime.budget(smoke=(100, 300), cpu=(100, 1_000, 10_000), gpu=(100, 1_000, 10_000))
-fig, ax = plt.subplots(figsize=(6, 3))
 missing = {}
 for n in COUNTS:
     for d in DIMENSIONS:
         truth = -d / 2 * math.log(2 * math.pi * math.e)
         samples, x = torch.randn(n, d), torch.randn(300, d)
         missing[n, d] = truth - best_parzen(samples, x, (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2))
+
+# %%
+fig, ax = plt.subplots(figsize=(6, 3))
+for n in COUNTS:
     ax.plot(DIMENSIONS, [missing[n, d] for d in DIMENSIONS], "o-", label=f"{n:,} samples")
 ax.set(xlabel="dimensions d", ylabel="log density missed [nats]", xscale="log")
 ax.legend(title="of a perfect model")
@@ -226,10 +230,12 @@ rows = x_train.flatten(1).cpu()
 clusters = MiniBatchKMeans(CENTRES, batch_size=2_048, n_init=1, max_iter=30, random_state=0)
 clusters.fit(rows.numpy())
 centres = torch.from_numpy(clusters.cluster_centers_).float().unflatten(1, images.shape)
+
+# %%
 x = x_test[:1_000].cpu()
 parzen_of = {
-    "training pictures": best_parzen(x_train[:CENTRES].cpu(), x),
-    "cluster centres": best_parzen(centres, x),
+    name: best_parzen(samples.cpu(), x, torch.logspace(-1, 0.5, 13).tolist())
+    for name, samples in (("training pictures", x_train[:CENTRES]), ("cluster centres", centres))
 }
 
 # %%
@@ -264,8 +270,8 @@ if runtime.profile() != "smoke":
 #
 # **Question.** If pixels are the wrong place to measure distances, where is a better one?
 #
-# The classifier of [chapter 03](03_convolutions.ipynb) had to find, from pixels, what makes a shoe a
-# shoe. Its last layer but one holds 128 numbers per picture, the **features**. From now on this
+# The classifier of [chapter 03](03_convolutions.ipynb) had to find, from pixels, what makes a shoe
+# a shoe. Its last layer but one holds 128 numbers per picture, the **features**. From now on this
 # network, frozen, is the **judge**: two sets of pictures are compared by their features.
 
 # %%
@@ -273,6 +279,8 @@ features = {"test pictures": evaluate.features(x_test, judge)}
 features |= {name: evaluate.features(x, judge) for name, x in sets.items()}
 f_test = features["test pictures"]
 print(f"features {tuple(f_test.values.shape)} of the {f_test.extractor}")
+
+# %%
 said = evaluate.logits(x_test, judge).argmax(dim=1)
 y_test = test_images.labels.cpu()[shuffled(len(test_images))[:N]]
 print(f"it names {(said == y_test).float().mean():.1%} of the test pictures correctly")
@@ -289,7 +297,7 @@ print(f"it names {(said == y_test).float().mean():.1%} of the test pictures corr
 def moved(x, pixels=2):  # the border that comes in is the border that went out
     return torch.roll(x, pixels, dims=3)
 
-
+# %%
 x, y = x_test[:SMALL], y_test[:SMALL]
 partner = shuffled(len(x), seed=1)
 same = y == y[partner]
@@ -302,6 +310,8 @@ changes = {
 # %%
 spaces = {"pixels": lambda x: x.flatten(1).cpu()}
 spaces["the judge's features"] = lambda x: evaluate.features(x, judge).values
+
+# %%
 bars = {}
 for space, see in spaces.items():
     here = see(x)
@@ -407,14 +417,14 @@ assert scores["one picture per class"] > scores["test pictures"]
 # %% [markdown]
 # ## 7.4 The Fréchet distance, built
 #
-# **Question.** How can real pictures enter? Compare two *clouds* of features. If both were Gaussian,
-# mean and covariance would say everything.
+# **Question.** How can real pictures enter? Compare two *clouds* of features. If both were
+# Gaussian, mean and covariance would say everything.
 #
-# Begin in one dimension: $\mathcal N(\mu_x, \sigma_x^2)$ is to be turned into
-# $\mathcal N(\mu_y, \sigma_y^2)$ by moving mass, as for $W_1$ in chapter 01, but now the price is
-# the *squared* way. In one dimension the cheapest plan keeps the order of the points: whoever stands
-# $t$ standard deviations above the mean still does afterwards. So $\mu_x + t\sigma_x$ goes to
-# $\mu_y + t\sigma_y$, with $t \sim \mathcal N(0, 1)$.
+# Begin in one dimension: $\mathcal N(\mu_x, \sigma_x^2)$ is to be turned into $\mathcal N(\mu_y,
+# \sigma_y^2)$ by moving mass, as for $W_1$ in chapter 01, but now the price is the *squared* way.
+# In one dimension the cheapest plan keeps the order of the points: whoever stands $t$ standard
+# deviations above the mean still does afterwards. So $\mu_x + t\sigma_x$ goes to $\mu_y +
+# t\sigma_y$, with $t \sim \mathcal N(0, 1)$.
 
 # %% [markdown]
 # Average the squared way over $t$; the mixed term has mean 0 and $t^2$ has mean 1:
@@ -428,8 +438,8 @@ assert scores["one picture per class"] > scores["test pictures"]
 # $$d^2 = \|\mu_x - \mu_y\|^2 + \mathrm{tr}\,\Sigma_x + \mathrm{tr}\,\Sigma_y
 # - 2\,\mathrm{tr}\big(\Sigma_x^{1/2}\Sigma_y\Sigma_x^{1/2}\big)^{1/2} .$$
 #
-# In one dimension the traces are $\sigma_x^2 + \sigma_y^2 - 2\sigma_x\sigma_y$: the same. **Predict**
-# the distance of the two bumps in the figure.
+# In one dimension the traces are $\sigma_x^2 + \sigma_y^2 - 2\sigma_x\sigma_y$: the same.
+# **Predict** the distance of the two bumps in the figure.
 
 # %%
 mu_x, sigma_x, mu_y, sigma_y = 0.0, 0.5, 3.0, 1.5
@@ -461,7 +471,7 @@ def root(S):
     values, vectors = torch.linalg.eigh(S)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
-
+# %%
 def frechet_distance(x, y):
     """Squared Fréchet distance of Gaussians fitted to features x (N, D) and y (M, D)."""
     x, y = x.double(), y.double()
@@ -477,6 +487,8 @@ def frechet_distance(x, y):
 
 # %%
 print(evaluate.frechet_distance(f_test, features["pixel Gaussian"]))
+
+# %%
 try:
     evaluate.frechet_distance(f_test, evaluate.Features(x_test.flatten(1).cpu(), "pixels"))
 except runtime.UserError as refusal:
@@ -563,7 +575,7 @@ def against_test(f, n, repeats=5):
     values = torch.tensor([evaluate.frechet_distance(f_test.values, part) for part in parts])
     return values.mean().item(), values.std().item() if len(parts) > 1 else 0.0
 
-
+# %%
 clouds = {"training pictures": f_all, "pixel Gaussian": features["pixel Gaussian"].values}
 curve = {name: [against_test(f, n) for n in SIZES] for name, f in clouds.items()}
 
@@ -614,14 +626,14 @@ for name, (intercept, slope) in fits.items():
 # pictures (fewer in the `smoke` profile).
 
 # %% [markdown]
-# For Gaussian data the slope can be worked out. With $\Sigma = I$ and exact numbers on one side, the
-# mean contributes $D/n$. The covariance's error $E$ contributes
-# $\tfrac14\sum_{ij} E_{ij}^2$ to second order, with variances $1/n$ off and $2/n$ on the diagonal:
+# For Gaussian data the slope can be worked out. With $\Sigma = I$ and exact numbers on one side,
+# the mean contributes $D/n$. The covariance's error $E$ contributes $\tfrac14\sum_{ij} E_{ij}^2$ to
+# second order, with variances $1/n$ off and $2/n$ on the diagonal:
 #
 # $$b = D + \tfrac14 D(D + 1).$$
 #
-# It grows with the *square* of the number of features. That is why FID, with 2,048 of them, asks for
-# 50,000 pictures.
+# It grows with the *square* of the number of features. That is why FID, with 2,048 of them, asks
+# for 50,000 pictures.
 
 # %%
 # checkpoint: the slope for Gaussian data, derived against drawn
@@ -665,7 +677,7 @@ def cubic_mmd(x, y):
 
     return different_pairs(x) + different_pairs(y) - 2 * kernel(x, y).mean()
 
-
+# %%
 def kid(x, y, parts=10):
     x, y = x.double(), y.double()
     pairs = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
@@ -735,7 +747,7 @@ def share_among(x, members, k):
     """The share of x that lies in the balls of the members."""
     return (torch.cdist(x, members) <= radii(members, k)).any(dim=1).float().mean().item()
 
-
+# %%
 def precision_recall(real, fake, k=3):
     return share_among(fake, real, k), share_among(real, fake, k)
 
@@ -762,9 +774,11 @@ def balls(model, k):
     both = (real_2d, fake, plot.REAL, plot.FAKE), (fake, real_2d, plot.FAKE, plot.REAL)
     for ax, (members, x, colour, other) in zip(axes, both, strict=True):
         r = 2 * radii(members, k)
-        disc = EllipseCollection(r, r, 0 * r, units="x", offsets=members,
-                                 transOffset=ax.transData, facecolor=colour, alpha=0.12)  # fmt: skip
-        ax.add_collection(disc)
+        discs = EllipseCollection(
+            *(r, r, 0 * r), units="x", offsets=members, offset_transform=ax.transData,
+            facecolor=colour, alpha=0.12,
+        )  # fmt: skip
+        ax.add_collection(discs)
         ax.scatter(*x.T, s=6, color=other)
         ax.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
     for ax, word, value in zip(
@@ -773,7 +787,7 @@ def balls(model, k):
         ax.set_title(f"{model}, k = {k}: {word} {value:.2f}", fontsize=10)
     return fig
 
-
+# %%
 widgets.explore(
     balls,
     "Left: balls around real points on a ring, with the points of a collapsed model, all inside. "
@@ -785,8 +799,8 @@ widgets.explore(
 # %% [markdown]
 # The *collapsed* model has high precision and low recall, the *blurry* one the reverse: its points
 # fall outside, but its wide balls swallow the ring. That is a weakness too: **one stray point has a
-# huge ball.** And $k$ is a choice: larger balls raise both numbers, so quote it ($k = 3$ here and in
-# the paper). The *perfect* model doesn't reach 1: with few points, balls leave gaps.
+# huge ball.** And $k$ is a choice: larger balls raise both numbers, so quote it ($k = 3$ here and
+# in the paper). The *perfect* model doesn't reach 1: with few points, balls leave gaps.
 #
 # Now the sets of 7.4, in the judge's features.
 
@@ -802,8 +816,8 @@ ax.set_ylim(-0.05, 1.05)
 ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plot.show(
     fig,
-    alt="Recall and precision of six sets: training pictures at the top right; half the classes and "
-    "one picture per class at the top, further left; blurred pictures, the pixel Gaussian and "
+    alt="Recall and precision of six sets: training pictures at the top right; half the classes "
+    "and one picture per class at the top, further left; blurred pictures, the pixel Gaussian and "
     "noise lower.",
 )
 
@@ -834,9 +848,9 @@ if runtime.profile() != "smoke":
 # "model" is a hard disk: draw a training picture, hand it out. It has learned nothing. Which of our
 # numbers notice?
 #
-# None: distance, KID, precision, recall are all best for it. What gives it away is that its pictures
-# are *too near* to the training pictures: nearer than real pictures that nobody copied, the test
-# set. So we compare two distributions of nearest-neighbour distances.
+# None: distance, KID, precision, recall are all best for it. What gives it away is that its
+# pictures are *too near* to the training pictures: nearer than real pictures that nobody copied,
+# the test set. So we compare two distributions of nearest-neighbour distances.
 #
 # **Predict:** our copier is sly: it moves each copy by one pixel. Will pixels or features find the
 # original?
@@ -853,6 +867,8 @@ to_train, found = {}, {}
 for name, f in {"copier": f_copies, "test pictures": f_test}.items():
     distance, index = evaluate.nearest_neighbours(f.values[:FEW], f_all)
     to_train[name], found[name] = distance[:, 0], index[:, 0]
+
+# %%
 fig, ax = plt.subplots(figsize=(6, 2.6))
 bins = torch.linspace(0, to_train["test pictures"].quantile(0.98).item(), 41)
 for name, colour in (("copier", plot.FAKE), ("test pictures", plot.REAL)):
@@ -871,6 +887,8 @@ _, by_pixels = evaluate.nearest_neighbours(copies[:FEW].flatten(1).cpu(), p_all)
 for space, index in (("features", found["copier"]), ("pixels", by_pixels[:, 0])):
     share = (index == torch.arange(FEW)).float().mean()  # x_train is the first N in that order
     print(f"nearest by {space:8}: the original in {share:.0%} of the copies")
+
+# %%
 show_rows(
     {
         "copies": copies,
@@ -892,7 +910,7 @@ def nearer_to_training(f, at=0):
     share = ((seen < unseen).float() + 0.5 * (seen == unseen).float()).mean().item()
     return share, 0.5 / math.sqrt(len(f))
 
-
+# %%
 print("copier         {:.3f} ± {:.3f}".format(*nearer_to_training(f_copies.values[:FEW])))
 gaussian = features["pixel Gaussian"].values[:FEW]
 print("pixel Gaussian {:.3f} ± {:.3f}".format(*nearer_to_training(gaussian)))
@@ -938,7 +956,7 @@ spoilt = {
 def distance_of(x):
     return evaluate.frechet_distance(f_test, evaluate.features(x, judge))
 
-
+# %%
 knobs = {}
 for name, spoil in spoilt.items():
     low, high = 0.0, 1.0
@@ -971,6 +989,8 @@ ROUNDS = runtime.budget(smoke=30, cpu=150, gpu=150)
 FOOLS = runtime.budget(smoke=150, cpu=300, gpu=300)  # more than the 128 features
 goal = f_all[:FOOLS].to(DEVICE)
 noise = 2 * torch.rand(FOOLS, *images.shape, device=DEVICE) - 1
+
+# %%
 raw = torch.atanh(0.6 * noise).requires_grad_()
 optimizer = torch.optim.Adam([raw], lr=0.05)
 for _ in range(ROUNDS):
@@ -988,6 +1008,8 @@ distances = {
 for name, value in distances.items():
     print(f"{name:20} {value:6.1f}   ({FOOLS} pictures)")
 print(f"{'blurred':20} {distance_of(sets['blurred'][:FOOLS]):6.1f}")
+
+# %%
 show_rows(
     {"noise at the end": fools, "their real models": x_train},
     alt="Above: pictures of noise with hardly a trace of anything in it. Below: the real pictures "
@@ -996,17 +1018,19 @@ show_rows(
 
 # %% [markdown]
 # Noise that scores about like real pictures of the same number. No generator of ours does this by
-# accident, but whoever trains *on* a judge, or picks the best of thousands of runs by it, moves this
-# way. Hence: never choose and report by the same number alone, and look.
+# accident, but whoever trains *on* a judge, or picks the best of thousands of runs by it, moves
+# this way. Hence: never choose and report by the same number alone, and look.
 #
-# **Another extractor** is the cheapest second opinion. Here: an untrained judge (random weights) and
-# plain pixels, beside the trained judge. (Each has its own unit: compare within a column.)
+# **Another extractor** is the cheapest second opinion. Here: an untrained judge (random weights)
+# and plain pixels, beside the trained judge. (Each has its own unit: compare within a column.)
 
 # %%
 runtime.seed_everything(1)
 stranger = nets.Classifier(SIZE, CHANNELS, classes=CLASSES).to(DEVICE)
 stranger.train()(x_train[:500])  # BatchNorm has to see pictures once
 stranger.eval()
+
+# %%
 shrink = torch.nn.AvgPool2d(SIZE // 7 or 1)  # few enough numbers for FOOLS pictures
 extractors = {
     "judge": lambda x: evaluate.features(x, judge).values,
@@ -1062,8 +1086,9 @@ if runtime.profile() != "smoke":
 # - **VAE + mixture**: the same weights, with $z$ from a mixture of Gaussians fitted to the codes of
 #   training pictures (8.10).
 #
-# Each with three seeds, which decide the first weights and everything random in training. A finished
-# run is found again; otherwise this cell trains, in the `cpu` profile for about half an hour.
+# Each with three seeds, which decide the first weights and everything random in training. A
+# finished run is found again; otherwise this cell trains, in the `cpu` profile for about half an
+# hour.
 #
 # **Predict:** the order of the four, and whether all beat the pixel Gaussian.
 
@@ -1099,7 +1124,7 @@ def codes_of(vae, n):
     x = pictures(images, n)
     return torch.cat([nets.reparameterise(*vae.encode(part)) for part in x.split(500)])
 
-
+# %%
 @torch.no_grad()
 def drawn(draw, z):
     return torch.cat([draw(part.to(DEVICE)) for part in z.split(500)])
@@ -1144,7 +1169,7 @@ def measure(x):
     distance, kernel = evaluate.frechet_distance(f_test, f), evaluate.kid(f_test, f)
     return [float(v) for v in (distance, kernel, precision, recall, covered)]
 
-
+# %%
 results = {key: measure(x) for key, x in entries.items()}
 
 # %%
@@ -1164,7 +1189,7 @@ for name in ("training pictures", "pixel Gaussian", "blurred", "half the classes
     once = measure(sets[name])
     print(f"{name:18}{once[0]:8.1f}      {once[0] / BAR:6.2f}{once[1]:8.3f}        ", end="")
     print(f"{once[2]:7.2f}       {once[3]:7.2f}       {once[4]:9.0f}{'–':>9}")
-print(f"{N:,} pictures each against {len(f_test.values):,} test pictures; {judge.extractor}, ", end="")
+print(f"{N:,} pictures each against {len(x_test):,} test pictures; {judge.extractor}; ", end="")
 print(f"k = 3; mean ± standard deviation over {len(SEEDS)} seeds; {runtime.describe()}")
 
 # %%
@@ -1185,13 +1210,13 @@ plot.show(
 
 # %% [markdown]
 # **How to read it.** A gap counts when it is several times the spread over seeds; three seeds give
-# a rough spread. The column */ bar* divides by the pixel Gaussian: at 1 a model has won nothing over
-# a formula. Time is training only, as this machine recorded it.
+# a rough spread. The column */ bar* divides by the pixel Gaussian: at 1 a model has won nothing
+# over a formula. Time is training only, as this machine recorded it.
 #
-# **What it doesn't say.** The judge weighs sharp edges heavily, so softness costs the VAE dearly; it
-# is not asked about reconstruction, nor about a likelihood, where the GANs have nothing to show.
-# [Chapter 10](10_gan_vs_vae.ipynb) puts these to the test. And the pictures of the mixture come from
-# the *same decoder*: what it gains, it gains by drawing $z$ from better places.
+# **What it doesn't say.** The judge weighs sharp edges heavily, so softness costs the VAE dearly;
+# it is not asked about reconstruction, nor about a likelihood, where the GANs have nothing to show.
+# [Chapter 10](10_gan_vs_vae.ipynb) puts these to the test. And the pictures of the mixture come
+# from the *same decoder*: what it gains, it gains by drawing $z$ from better places.
 
 # %%
 for name in NAMES:  # seed 0: do they remember?
@@ -1214,9 +1239,10 @@ for name in NAMES:  # seed 0: do they remember?
 # |  |  |  | VAE + second VAE over the codes | 29.3 ± 1.0 |
 
 # %% [markdown]
-# Their protocol, from paper and code: InfoGAN's nets, 64 latents, batch 64, 20 passes over the data;
-# per GAN 100 settings at random, the best one run again with 50 seeds; Inception features of 10,000
-# generated and the test pictures, grey copied into three channels. The VAEs had one default setting.
+# Their protocol, from paper and code: InfoGAN's nets, 64 latents, batch 64, 20 passes over the
+# data; per GAN 100 settings at random, the best one run again with 50 seeds; Inception features of
+# 10,000 generated and the test pictures, grey copied into three channels. The VAEs had one default
+# setting.
 #
 # **Why the two tables can't be compared**, although some numbers look alike:
 #
@@ -1227,7 +1253,7 @@ for name in NAMES:  # seed 0: do they remember?
 # What may be compared is what each table says *inside* itself.
 
 # %%
-# checkpoint: the table's distance by our own function; what the issue of 7.4 asked for
+# checkpoint: the distance by our own function; enough of everything; and against the bar
 mine = frechet_distance(f_test.values, evaluate.features(entries["DCGAN", 0], judge).values)
 assert abs(mine / results["DCGAN", 0][0] - 1) < 1e-4
 assert all(len(x) == N for x in entries.values()) and len(entries) == 4 * len(SEEDS)
@@ -1252,7 +1278,7 @@ def unit(x):
 def between(a, b):
     return frechet_distance(*(evaluate.features(x, judge).values for x in (a, b)))
 
-
+# %%
 trio = {"DCGAN": entries["DCGAN", 0], "pixel Gaussian": sets["pixel Gaussian"]}
 for name, x in trio.items():
     right, one, both = between(x_test, x), between(x_test, unit(x)), between(unit(x_test), unit(x))
@@ -1323,8 +1349,10 @@ if runtime.profile() != "smoke":
 # - The Inception score never sees real pictures: ten repeated pictures have the best.
 # - The Fréchet distance compares mean and covariance and is biased by about $b/n$: give $n$, or
 #   extrapolate. KID is unbiased and has an error bar.
-# - Precision and recall say *how* a model fails; distances to training neighbours, whether it copies.
-# - Report seeds, spread, counts, extractor and trivial baselines, and look at pictures nobody chose.
+# - Precision and recall say *how* a model fails; distances to training neighbours, whether it
+#   copies.
+# - Report seeds, spread, counts, extractor and trivial baselines, and look at pictures nobody
+#   chose.
 #
 # Next: [chapter 09](09_latent_space.ipynb) uses the latent space.
 
