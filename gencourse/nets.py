@@ -298,7 +298,7 @@ def load(path):
     """Build the net that a safetensors file holds, with the sizes that its tensors have.
 
     path: what `train_gan`, `train_vae` or `train_classifier` wrote: weights, and the settings of
-    the run as metadata. Weights stored in float16 become float32.
+    the run as metadata. Weights stored in float16 or 8 bits become float32.
     Returns: DCGANGenerator, DenseGenerator, VAE or Classifier, on the CPU, in eval mode, with its
         run's settings as `.settings` (a dict).
     Raises: FileNotFoundError; ValueError if the file holds none of these nets.
@@ -309,6 +309,9 @@ def load(path):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     settings = json.loads(header.get("__metadata__", {}).get("settings", "{}"))
     shape, weights = settings.get("shape", ()), read(content)  # (C, H, W)
+    for name in [key for key in weights if key.endswith(".scale")]:  # 8-bit rows: tools/ship.py
+        matrix = name.removesuffix(".scale")
+        weights[matrix] = weights[matrix].float() * weights.pop(name).float()
     first = weights.get("body.0.weight", torch.empty(0)).shape
     if len(shape) != 3 or not ("to_mu.weight" in weights or len(first) > 1):
         raise ValueError(f"{path} holds none of the course's nets, or not the pictures' shape.")
