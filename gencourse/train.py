@@ -46,9 +46,11 @@ def gradient_norm(model):
     """Length of the gradient that the last `backward` left in a model's weights.
 
     Returns: scalar tensor, √(Σ g²) over all weights, on their device (nothing waits for it), for
-    a loop of your own: `run.log(d_loss=d_loss, …, d_grad=gradient_norm(D))`.
+    a loop of your own: `run.log(d_loss=d_loss, …, d_grad=gradient_norm(D))`. Never infinite: it is
+    for the loss, not for a square that overflows, to end a run.
     """
-    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients).clamp(max=torch.finfo(torch.float32).max)
 
 
 def active_units(mu):
