@@ -25,13 +25,15 @@ SHORT = 150
 STILL_FALLING = 0.04
 SATURATED = 0.97
 WORSE_THAN_A_COIN = 1.5 * COIN
-COLLAPSED = 0.5
+COLLAPSED = 0.4
+YOUNG = 1000
 FALLEN = 0.7
 CLASSES_SEEN = 0.5
 DEAD = 0.1
 SILENT = math.log(10)
 JUMP = 1.5
 RISE = 1.5
+GROWING = 1.2
 BLOWN_UP = 50
 FEWEST = 5
 
@@ -43,7 +45,7 @@ LESSONS = {  # the section that explains a finding, in a run of a GAN and in one
     "diverged": ("02_minimax 2.5", "08_vae 8.6"),
     "learning rate too high": ("05_dcgan 5.3", "08_vae 8.6"),
     "discriminator too strong": ("02_minimax 2.7", ""),
-    "generator collapsed": ("06_mode_collapse", ""),
+    "generator collapsed": ("06_mode_collapse 6.3", ""),
     "posterior collapse": ("", "08_vae 8.11"),
     "KL vanishing": ("", "08_vae 8.11"),
     "not enough training": ("05_dcgan 5.6", "08_vae 8.6"),
@@ -201,11 +203,15 @@ def _collapsed(record):
     if not signs:
         return []
     text = " and ".join(signs)
+    text = text[0].upper() + text[1:] + "."
+    young = len(record.history["step"]) < YOUNG and numbers.get("diversity", 1) > COLLAPSED
+    if young and numbers.get("diversity", 1) >= FALLEN * numbers.get("most", 0):
+        return [("not enough training", numbers, text, MORE_STEPS)]
     advice = (
         "G's learning rate down to that of D or below, and BatchNorm in G if it has none; then "
         "the cures of chapter 06 one at a time."
     )
-    return [("generator collapsed", numbers, text[0].upper() + text[1:] + ".", advice)]
+    return [("generator collapsed", numbers, text, advice)]
 
 
 def _vae(record):
@@ -230,6 +236,13 @@ def _vae(record):
         "sums over the pixels, not means, in the reconstruction term; then KL annealing or free "
         "bits."
     )  # fmt: skip
+    kl_before = _before(h["kl"])
+    if kl > GROWING * kl_before and kl < SILENT and not found:  # z is only just being discovered
+        text = (
+            f"In the last two fifths of {n:,} steps the KL term grew from {kl_before:.2g} to "
+            f"{kl:.2g} nats: the decoder is only beginning to use z."
+        )
+        return [("not enough training", {"kl before": kl_before, "kl": kl}, text, MORE_STEPS)]
     active = _late(h["active"]) if "active" in h else math.nan
     numbers = {"active": active, "kl": kl}
     if active < 1 or kl < DEAD:
@@ -245,7 +258,7 @@ def _vae(record):
             "pictures can be told apart, fewer than there are classes."
         )
         found.append(("KL vanishing", numbers, text, advice))
-    before = statistics.median(loss[int((1 - 2 * LATE) * n) : int((1 - LATE) * n)])
+    before = _before(loss)
     if not found and record.failure is None and before - end > STILL_FALLING * abs(end):
         text = (
             f"Between the last two fifths of {n:,} steps the loss still fell from {before:,.1f} "
@@ -304,6 +317,12 @@ def _lower(record):
 
 def _late(values):
     return statistics.median(values[-max(FEWEST, int(LATE * len(values))) :])
+
+
+def _before(values):
+    """As `_late`, over the fifth before the last."""
+    n = len(values)
+    return statistics.median(values[int((1 - 2 * LATE) * n) : int((1 - LATE) * n)])
 
 
 def _is_value(name):
