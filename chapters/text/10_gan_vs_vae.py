@@ -126,7 +126,7 @@ def in_parts(function, x):
     """function(x), 500 rows at a time: (N, …) → (N, …)."""
     return torch.cat([function(part) for part in x.split(500)])
 
-
+# %%
 def draw(decode, z_dim, n=COUNT):
     """n pictures of fixed noise from N(0, I)."""
     return in_parts(decode, train.fixed_noise(n, z_dim, seed=1))
@@ -162,7 +162,7 @@ def text(values):
 
 claims = {}
 
-
+# %%
 def claim(sentence, smaller, larger, margin=1.0):
     """Tests 'smaller < larger', by a factor of `margin` where there is one value each."""
     holds = max(smaller) * margin < min(larger)
@@ -180,21 +180,6 @@ def claim(sentence, smaller, larger, margin=1.0):
 #
 # Spread is the standard deviation over the three seeds: over the whole training, not over the
 # pictures that we draw.
-
-# %%
-# checkpoint: the chance of "holds" by luck, counted, and simulated through `claim` itself
-from contextlib import redirect_stdout
-from io import StringIO
-
-by_luck = 1 / math.comb(6, 3)
-with redirect_stdout(StringIO()):  # 2,000 verdicts nobody wants to read
-    for i in range(2_000):
-        values = torch.randn(6, generator=torch.Generator().manual_seed(i)).tolist()
-        claim(i, values[:3], values[3:])
-share = sum(verdict == "holds" for _, verdict in claims.values()) / len(claims)
-claims.clear()
-print(f"by luck: {by_luck:.3f} counted, {share:.3f} simulated")
-assert abs(share - by_luck) < 4 * math.sqrt(by_luck / 2_000)
 
 # %% [markdown]
 # Now **your predictions**. Change each to what you believe before you go on; the last table puts
@@ -216,6 +201,21 @@ PREDICTIONS = {
     "VAE-GAN reconstructions are sharper": "holds",
 }
 BLURRY, SHARPER, FAITHFUL, DIVERSE, SLOWER, LATER, SEEDY, TOUCHY, EXACT, *JOINED = PREDICTIONS
+
+# %%
+# checkpoint: the chance of "holds" by luck, counted, and simulated through `claim` itself
+from contextlib import redirect_stdout
+from io import StringIO
+
+by_luck = 1 / math.comb(6, 3)
+with redirect_stdout(StringIO()):  # 2,000 verdicts nobody wants to read
+    for i in range(2_000):
+        values = torch.randn(6, generator=torch.Generator().manual_seed(i)).tolist()
+        claim(i, values[:3], values[3:])
+share = sum(verdict == "holds" for _, verdict in claims.values()) / len(claims)
+claims.clear()
+print(f"by luck: {by_luck:.3f} counted, {share:.3f} simulated")
+assert abs(share - by_luck) < 4 * math.sqrt(by_luck / 2_000)
 
 # %% [markdown]
 # ## 10.2 What is held equal
@@ -241,7 +241,7 @@ def multiply_adds(function):
         function()
     return counter.get_total_flops() / 2
 
-
+# %%
 arithmetic = {
     "DCGAN": multiply_adds(lambda: gan(0, steps=1, name=None)),
     "VAE": multiply_adds(lambda: vae(0, steps=1, name=None)),
@@ -330,7 +330,7 @@ assert counted == by_hand
 # %%
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 
-
+# %%
 def laplacian(x):  # (N, C, H, W) → (N, C, H − 2, W − 2)
     kernel = KERNEL.to(x).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(x, kernel, groups=x.shape[1])
@@ -398,7 +398,7 @@ show_rows(
 ruler = evaluate.judge(DATA)
 real = evaluate.features(x_test, ruler)
 
-
+# %%
 def measure(x, real=real):
     """The four rulers for pictures (N, C, H, W)."""
     seen = evaluate.features(x, ruler)
@@ -531,7 +531,7 @@ def scatter(ax, names):
     for name in names:
         colour, marker = styles[name]
         ax.plot(column(name, "precision"), column(name, "recall"), marker, color=colour, label=name)
-    ax.set(xlabel="precision", ylabel="recall", xlim=(-0.03, 1), ylim=(-0.03, 1))
+    ax.set(xlabel="precision", ylabel="recall", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     ax.legend(fontsize=8)
 
 
@@ -630,7 +630,7 @@ def reconstruct(model, x, seed=0):
     runtime.seed_everything(seed)
     return in_parts(lambda part: model.sample(nets.reparameterise(*model.encode(part))), x)
 
-
+# %%
 for seed, model in zip(SEEDS, vaes, strict=True):
     mean = reconstruct(model, x_test)
     parts = sharpness(mean), sharpness(x_test - mean)
@@ -673,7 +673,7 @@ def short(make, decode, z_dim, **options):
         return math.inf
     return measure(draw(decode(model), z_dim))["Fréchet"]
 
-
+# %%
 makers = {
     "DCGAN": lambda seed, lr=LR: short(gan, lambda G: G, 64, seed=seed, steps=SHORT_GAN, lr=lr,
                                        name=None),
@@ -711,6 +711,8 @@ for name in makers:
     axes[1].plot(rates, [sum(brief[name][f]) / len(brief[name][f]) for f in rates], color=colour)
 axes[0].set(xlabel="training time [s]", ylabel="Fréchet distance")
 axes[1].set(xlabel="rate relative to ours", xscale="log")
+axes[1].set_xticks(rates, ["¼", "1", "4"])
+axes[1].minorticks_off()
 axes[0].legend()
 plot.show(fig, alt="Left: Fréchet distance against training time for DCGAN and VAE, short and "
           "long, one mark per seed. Right: the short trainings at three rates.")  # fmt: skip
@@ -725,7 +727,7 @@ def sensitivity(name):
     means = [sum(ys) / len(ys) for ys in brief[name].values()]
     return max(means) / min(means)
 
-
+# %%
 claim(LATER, brief["DCGAN"][1.0], brief["VAE"][1.0])
 for length in ("short", "full"):
     both = {n: brief[n][1.0] if length == "short" else column(n, "Fréchet") for n in makers}
@@ -769,7 +771,7 @@ if runtime.profile() == "cpu":  # "about equal time", in words that can fail
 FEW = runtime.budget(smoke=8, cpu=64, gpu=256)
 x_few = x_test[:FEW]
 
-
+# %%
 def fidelity(x_again, x):
     """Squared error per pixel, share of classes kept, sharpness relative to the originals."""
     kept = evaluate.logits(x_again, ruler).argmax(1) == evaluate.logits(x, ruler).argmax(1)
@@ -795,7 +797,7 @@ def show_back():
     for name, rows in back.items():
         print(f"{name:18}" + "   ".join(f"{k} {text([r[k] for r in rows])}" for k in rows[0]))
 
-
+# %%
 show_back()
 print(f"per picture: search {1e3 * search_time:.1f} ms, encoder {1e3 * encode_time:.2f} ms"
       f"; {FEW} test pictures")  # fmt: skip
@@ -958,7 +960,6 @@ def vaegan(seed, steps=BOTH_STEPS, name="league/vaegan", **options):
 # which net each loss *could* reach, were we to call `backward()`.
 
 # %%
-# checkpoint: autograd.grad against detach and freezing; each net hears its own loss only
 players = new_players(0)
 E, G, D = players.values()
 x = images.batch(0, 16)
@@ -970,12 +971,13 @@ for loss in values:
     reached = [k for k, n in players.items() if torch.autograd.grad(
         values[loss], list(n.parameters()), retain_graph=True, allow_unused=True)[0] is not None]
     print(f"backward() on {loss}'s loss would reach {', '.join(reached)}")  # fmt: skip
+
+# %%
+# checkpoint: autograd.grad against detach and freezing; each net hears its own loss only
 mu, logvar = E(x)
 torch.manual_seed(5)
 z = nets.reparameterise(mu, logvar)
 both = torch.cat([z, torch.randn_like(z)])
-
-# %%
 x_fake = G(both.detach())  # cut between E and G, and between G and D
 d_loss = losses.discriminator_loss(D(x), D(x_fake.detach()))
 d_loss.backward()
@@ -994,7 +996,13 @@ for k, gradients in second.items():
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * mine.abs().max().item())
 
 # %% [markdown]
-# Now the training. Like the league's it is saved, and a finished run is found again.
+# ## 10.9 Does it pay?
+#
+# **Question.** Same rulers, same counts, same pictures, and about the same time. Samples nearer to
+# the real ones than the VAE's? Than the DCGAN's? Reconstructions better, and by which ruler?
+
+# %% [markdown]
+# First the training. Like the league's it is saved, and a finished run is found again.
 #
 # **Predict:** one step trains three nets. How much slower than a DCGAN's will it be?
 
@@ -1018,13 +1026,8 @@ plot.show(fig, alt="Left: dissimilarity in D's features and the KL term against 
 # it with nothing but itself; for progress we need a judge from outside.
 
 # %% [markdown]
-# ## 10.9 Does it pay?
-#
-# **Question.** Same rulers, same counts, same pictures. The steps were chosen so that the seconds
-# come near the others'; the next cell says how near, interleaved as before.
-#
-# **Predict:** samples nearer to the real ones than the VAE's? Than the DCGAN's? Reconstructions
-# better by which ruler?
+# The steps were chosen so that the seconds come near the others'. How near, the next cell says,
+# interleaved as before.
 
 # %%
 trials = {
@@ -1187,7 +1190,7 @@ codes_mean = torch.tensor([-2.0, -0.5, 0.3, 1.5]).double()  # four pictures, cod
 grid = torch.linspace(-8, 8, 4_001).double()
 width = grid[1] - grid[0]
 
-
+# %%
 def normal(mean, sigma):
     return torch.exp(-0.5 * ((grid - mean) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
 
@@ -1200,7 +1203,7 @@ def kl_on_grid(q, p):
     """KL(q‖p) by the trapezoid rule; 0·log 0 = 0."""
     return torch.trapezoid(torch.xlogy(q, q) - torch.xlogy(q, p), dx=width)
 
-
+# %%
 rate = torch.stack([kl_on_grid(q, prior) for q in conditional]).mean()
 information = torch.stack([kl_on_grid(q, average) for q in conditional]).mean()
 misfit = kl_on_grid(average, prior)
@@ -1284,7 +1287,8 @@ def at_beta(beta):
     return fig
 
 
-explore(at_beta, "Real pictures, reconstructions and samples at one β.", beta=[1.0, *BETAS])
+alt = "Real pictures, reconstructions and samples at one β."
+explore(at_beta, alt, beta=[1.0, 0.1, 0.3, 3.0, 10.0])
 
 # %% [markdown]
 # Large β: few nats, all reconstructions alike, yet the samples fit the codes. Small β: exact
@@ -1363,11 +1367,12 @@ for beta in prices:
 fig, ax = plt.subplots(figsize=(5.4, 2.9))
 ax.semilogx([max(v[0], 1e-2) for v in vib.values()], [v[1] for v in vib.values()], "o-",
             color=plot.THIRD)  # fmt: skip
-for beta, (r, accuracy, _) in vib.items():
-    ax.annotate(f"β = {beta:g}", (max(r, 1e-2), accuracy), xytext=(3, -12),
+for i, (beta, (r, accuracy, _)) in enumerate(vib.items()):
+    place = (3, (-13, 6)[i % 2])
+    ax.annotate(f"β = {beta:g}", (max(r, 1e-2), accuracy), xytext=place,
                 textcoords="offset points", fontsize=8)  # fmt: skip
 ax.axvline(H_Y, color="0.6", linestyle=":")
-ax.set(xlabel="rate [nats]", ylabel="test accuracy", ylim=(0, 1))
+ax.set(xlabel="rate [nats]", ylabel="test accuracy", ylim=(0, 1.05))
 plot.show(fig, alt="Test accuracy against rate for five prices: nearly flat from a few nats on, "
           "falling on the left of the dotted line at the entropy of the label.")  # fmt: skip
 
