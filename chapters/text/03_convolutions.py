@@ -1071,8 +1071,8 @@ plot.show(
 
 # %% [markdown]
 # Mistakes aren't spread evenly. On Fashion-MNIST, tops of all kinds (T-shirt, pullover, coat,
-# shirt) are mixed up with each other, rarely with a bag, hardly ever with a boot. An accuracy in one
-# number hides that; so will one number for a generator, in chapter 07.
+# shirt) are mixed up with each other, rarely with a bag, hardly ever with a boot. An accuracy in
+# one number hides that; so will one number for a generator, in chapter 07.
 #
 # **The most confident mistakes.** How sure was the net when it was wrong? We sort its mistakes by
 # the probability it gave to its answer. **Cover the lines above the pictures and name each one
