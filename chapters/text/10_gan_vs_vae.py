@@ -414,7 +414,7 @@ AMOUNTS = {"blur": [0, 0.4, 0.6, 0.8, 1.0, 1.5], "noise": [0, 0.05, 0.1, 0.2, 0.
 changed = {}
 for change, make in (("blur", blurred), ("noise", noisy)):
     for level, strength in enumerate(AMOUNTS[change]):
-        x = make(x_test[:half], strength)
+        x = make(x_test[:half], strength).clamp(-1, 1)  # as a picture can be
         scores = measure(x, other) if half > 128 else {"sharpness": sharpness(x)}
         changed[change, level] = (strength, x[:4].cpu(), scores)
 
@@ -447,8 +447,12 @@ print("the same rulers, with counts:", *scores.values(), sep="\n  ")
 
 # %% [markdown]
 # Only sharpness tells the two apart: it falls under blur and rises under noise. The other three
-# see that something is wrong, whichever it is. And neither precision nor recall is a pure measure
-# of "faithful" or "diverse": pictures that leave the region of real ones cost both.
+# see that something is wrong, whichever it is.
+#
+# And precision and recall are no pure measures of "faithful" and "diverse". Every blurred picture
+# comes from its own real one, so not one is missing, and yet recall falls under blur before
+# precision does: in the judge's eyes blurred pictures crowd together, away from most real ones.
+# Remember that when a soft model scores a low recall.
 
 # %%
 # checkpoint: 20 s² per inner pixel, by Monte Carlo; the cheat has S = 1; blur lowers S
