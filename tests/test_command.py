@@ -276,3 +276,28 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert process.wait(PATIENCE) == 130
     error = process.stderr.read().decode()
     assert "run the same again to continue" in error and "Traceback" not in error
+
+
+def test_the_doctor_on_a_folder(tmp_path, capsys):
+    """Exit code 0 for a healthy run, 1 for findings, 2 for a folder that is no run."""
+    run = tmp_path / "run"
+    assert gencourse(capsys, "train", "vae", *TINY, "--steps", 6, "--out", run)[0] == 0
+    old, sys.argv = sys.argv, ["gencourse", "doctor", str(run)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main()
+    finally:
+        sys.argv = old
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1
+    assert "a VAE, 6 of 6 steps" in printed and "not enough training" in printed
+
+    history = (run / "history.csv").read_text().splitlines()
+    rows = [f"{i + 1},100.0,90.0,10.0,8.0,1.0,50.0" for i in range(300)]
+    (run / "history.csv").write_text("\n".join([history[0], *rows]) + "\n")
+    assert gencourse(capsys, "doctor", run)[0] == 0
+
+    code, error = gencourse(capsys, "doctor", tmp_path)
+    assert code == 2 and "not the folder of a run" in error and len(error.splitlines()) == 1
+    code, error = gencourse(capsys, "doctor")
+    assert code == 2 and "gencourse doctor --help" in error
