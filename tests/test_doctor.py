@@ -110,7 +110,7 @@ KINDS = {
     "GAN, NaN": ({"not a number"}, set(), lambda out: gan(out, spoil=broken_loss)),
     "GAN, 30 steps": ({"not enough training"}, set(), lambda out: gan(out, 30)),
     "VAE, β = 256": ({"posterior collapse"}, set(), lambda out: vae(out, 200, beta=256.0)),
-    "VAE, β = 20": ({"KL vanishing"}, set(), lambda out: vae(out, 200, beta=20.0)),
+    "VAE, β = 20": ({"posterior collapse"}, set(), lambda out: vae(out, 200, beta=20.0)),
     "GAN, rate 0.05": (
         {"learning rate too high"}, {"generator collapsed", "discriminator too strong"},
         lambda out: gan(out, lr=0.05),
