@@ -692,6 +692,11 @@ assert abs(sharpness(means) + sharpness(x_test - means) - 1) < 1e-3
 # suffers from four times the rate?
 
 # %%
+def distance(x):
+    """The Fréchet distance alone, as a plain number."""
+    return float(evaluate.frechet_distance(real, evaluate.features(x, ruler)))
+
+# %%
 def short(make, decode, z_dim, **options):
     """Train one net briefly and give its Fréchet distance, or infinity if it diverges."""
     try:
@@ -699,7 +704,7 @@ def short(make, decode, z_dim, **options):
     except runtime.UserError as error:
         print(error)
         return math.inf
-    return measure(draw(decode(model), z_dim))["Fréchet"]
+    return distance(draw(decode(model), z_dim))
 
 # %%
 makers = {
@@ -1112,8 +1117,8 @@ for name, options in VARIANTS.items():
     E, G, record = brief_trios[name] = vaegan(0, steps=SHORT_BOTH, name=None, **options)
     trial[name] = in_parts(lambda part, E=E, G=G: G(E(part)[0]), x_few)
     result = fidelity(trial[name], x_few)
-    distance = measure(draw(G, CODE))["Fréchet"]
-    print(f"{name:22} Fréchet {float(distance):5.0f}   KL {record['kl'][-1]:5.1f} nats   back: "
+    far = distance(draw(G, CODE))
+    print(f"{name:22} Fréchet {far:5.0f}   KL {record['kl'][-1]:5.1f} nats   back: "
           + "   ".join(f"{k} {v:.3g}" for k, v in result.items()))  # fmt: skip
 
 # %%
