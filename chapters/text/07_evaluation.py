@@ -123,7 +123,7 @@ sets = {
 def show_rows(rows, alt, columns=12):
     """One row of pictures per name, the name to its left."""
     fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.42 * len(rows)), layout="none")
-    fig.subplots_adjust(left=0.27, right=0.99, bottom=0.02, top=0.98, hspace=0.06)
+    fig.subplots_adjust(left=0.31, right=0.99, bottom=0.02, top=0.98, hspace=0.06)
     for ax, (name, x) in zip(axes, rows.items(), strict=True):
         plot.grid(x[:columns], columns=columns, ax=ax)
         ax.set_anchor("W")
@@ -133,7 +133,7 @@ def show_rows(rows, alt, columns=12):
 # %%
 show_rows(
     {"test pictures": x_test} | {k: v for k, v in sets.items() if "training" not in k},
-    alt="Five rows of twelve: real pictures; speckled ghosts of them from the pixel Gaussian; "
+    alt="Five rows of twelve: real pictures; rough, patchy ones of the pixel Gaussian; "
     "blurred ones; sharp ones of few kinds; noise.",
 )
 
@@ -281,9 +281,10 @@ f_test = features["test pictures"]
 print(f"features {tuple(f_test.values.shape)} of the {f_test.extractor}")
 
 # %%
-said = evaluate.logits(x_test, judge).argmax(dim=1)
+logits = {name: judge.head(f.values.to(DEVICE)).cpu() for name, f in features.items()}
 y_test = test_images.labels.cpu()[shuffled(len(test_images))[:N]]
-print(f"it names {(said == y_test).float().mean():.1%} of the test pictures correctly")
+right = logits["test pictures"].argmax(dim=1) == y_test
+print(f"its last layer names {right.float().mean():.1%} of the test pictures correctly")
 
 # %% [markdown]
 # What do these numbers keep, and what do they ignore? We change each test picture in several ways
@@ -347,7 +348,7 @@ plot.show(
 # %%
 # checkpoint: the features, passed through the judge's last layer, are its logits
 torch.testing.assert_close(
-    judge.head(f_test.values[:50].to(DEVICE)).cpu(), evaluate.logits(x_test[:50], judge)
+    *(logits["test pictures"][:50], evaluate.logits(x_test[:50], judge)), rtol=1e-3, atol=1e-3
 )
 assert (f_test.values >= 0).all()  # they come out of a ReLU
 if runtime.profile() == "cpu":  # what the text says
@@ -379,12 +380,12 @@ def inception_score(logits):
 # **Predict:** where will it stand among the others?
 
 # %%
-logits = {"test pictures": evaluate.logits(x_test, judge)}
-logits |= {name: evaluate.logits(x, judge) for name, x in sets.items()}
 surest = logits["training pictures"].softmax(dim=1).argmax(dim=0)  # (K,) one picture per class
 ten = x_train[surest.to(DEVICE)]
 sets["one picture per class"] = ten.repeat(N // CLASSES, 1, 1, 1)
-logits["one picture per class"] = evaluate.logits(sets["one picture per class"], judge)
+again = evaluate.features(sets["one picture per class"], judge)
+features["one picture per class"] = again
+logits["one picture per class"] = judge.head(again.values.to(DEVICE)).cpu()
 
 # %%
 scores = {name: inception_score(values) for name, values in logits.items()}
@@ -495,7 +496,6 @@ except runtime.UserError as refusal:
     print("refused:", refusal)
 
 # %%
-features["one picture per class"] = evaluate.features(sets["one picture per class"], judge)
 for count in (1_000, 5_000):
     if count < N:
         part = evaluate.Features(features["training pictures"].values[:count], f_test.extractor)
@@ -511,7 +511,7 @@ order = sorted(board, key=board.get, reverse=True)
 fig, ax = plt.subplots(figsize=(6, 2.9))
 ax.barh(order, [board[name] for name in order], color=plot.FAKE)
 for i, name in enumerate(order):
-    ax.text(board[name], i, f" {board[name]:.3g}", va="center", fontsize=9)
+    ax.text(board[name], i, f" {board[name]:,.1f}", va="center", fontsize=9)
 ax.set(xscale="log", xlabel=f"Fréchet distance to {N:,} test pictures ({judge.extractor})")
 ax.set_xlim(right=4 * max(board.values()))
 plot.show(
@@ -521,8 +521,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Compare with your own ranking. The **pixel Gaussian**, which the eye puts far down, is the bar for
-# every model in this chapter. Repeating ten pictures is far worse now: each class has lost its
+# Compare with your own ranking. The **pixel Gaussian**, a formula without any training, is the bar
+# for every model in this chapter. Repeating ten pictures is far worse now: each class has lost its
 # width. Training pictures come close to 0, but not to it, and the *same kind* of pictures scores
 # worse when there are fewer of them. That is the subject of 7.5.
 #
@@ -1164,17 +1164,17 @@ show_rows(
 # counts as covered when the judge puts at least one picture in a hundred there.
 
 # %%
-def measure(x):
-    """All the numbers of the table for pictures x; extractor, counts and k as above."""
-    f = evaluate.features(x, judge)
+def measure(f):
+    """All the numbers of the table from features f; extractor, counts and k as above."""
     precision, recall = evaluate.precision_recall(f_test, f)
-    classes = evaluate.logits(x, judge).argmax(dim=1)
-    covered = evaluate.mode_coverage(classes, CLASSES, least=max(1, len(x) // 100)).covered
+    classes = judge.head(f.values.to(DEVICE)).argmax(dim=1)
+    covered = evaluate.mode_coverage(classes, CLASSES, least=len(classes) // 100).covered
     distance, kernel = evaluate.frechet_distance(f_test, f), evaluate.kid(f_test, f)
     return [float(v) for v in (distance, kernel, precision, recall, covered)]
 
 # %%
-results = {key: measure(x) for key, x in entries.items()}
+league = {key: evaluate.features(x, judge) for key, x in entries.items()}
+results = {key: measure(f) for key, f in league.items() if key[0] in NAMES}
 
 # %%
 BAR = board["pixel Gaussian"]
@@ -1190,7 +1190,7 @@ for name in NAMES:
     print(f"{mean[1]:8.1f} ± {spread[1]:3.1f}{mean[2]:7.2f} ± {spread[2]:.2f}", end="")
     print(f"{mean[3]:7.2f} ± {spread[3]:.2f}{mean[4]:9.1f}{cost:9.0f}")
 for name in ("training pictures", "pixel Gaussian", "blurred", "half the classes", "noise"):
-    once = measure(sets[name])
+    once = measure(features[name])
     print(f"{name:18}{once[0]:8.1f}      {once[0] / BAR:6.2f}{once[1]:8.1f}      ", end="")
     print(f"{once[2]:7.2f}       {once[3]:7.2f}       {once[4]:9.0f}{'–':>9}")
 print(f"{N:,} pictures each against {len(x_test):,} test pictures; {judge.extractor}; ", end="")
@@ -1229,13 +1229,12 @@ plot.show(
 # And do the models remember? The test of 7.8, for seed 0.
 
 # %%
-limit = sum(results["codes themselves", seed][0] for seed in SEEDS) / len(SEEDS)
+limits = [evaluate.frechet_distance(f_test, league["codes themselves", s]) for s in SEEDS]
 for name, value in (("prior", table["VAE"][0][0]), ("mixture", table["VAE + mixture"][0][0])):
     print(f"VAE, z from the {name:8} {value:6.1f}")
-print(f"VAE, z of pictures       {limit:6.1f}")
+print(f"VAE, z of pictures       {sum(limits) / len(SEEDS):6.1f}")
 for name in NAMES:
-    f = evaluate.features(entries[name, 0][:FEW], judge).values
-    share, error = nearer_to_training(f)
+    share, error = nearer_to_training(league[name, 0].values[:FEW])
     print(f"{name:14} nearer to training than to unseen pictures: {share:.3f} ± {error:.3f}")
 
 # %% [markdown]
@@ -1268,7 +1267,7 @@ for name in NAMES:
 
 # %%
 # checkpoint: the distance by our own function; enough of everything; and against the bar
-mine = frechet_distance(f_test.values, evaluate.features(entries["DCGAN", 0], judge).values)
+mine = frechet_distance(f_test.values, league["DCGAN", 0].values)
 assert abs(mine / results["DCGAN", 0][0] - 1) < 1e-4
 assert all(len(x) == N for x in entries.values()) and len(entries) == 5 * len(SEEDS)
 if runtime.profile() != "smoke":
@@ -1325,7 +1324,7 @@ except runtime.UserError as refusal:
 
 # %%
 f_train = features["training pictures"]
-rows = {"copier": f_copies, "DCGAN": evaluate.features(entries["DCGAN", 0], judge)}
+rows = {"copier": f_copies, "DCGAN": league["DCGAN", 0]}
 for name, f in rows.items():
     to_test, to_training = (evaluate.frechet_distance(r, f) for r in (f_test, f_train))
     print(f"{name:8} against test {to_test:6.2f}   against training {to_training:6.2f}")
