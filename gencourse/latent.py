@@ -96,9 +96,9 @@ def direction(codes, labels, method="means"):
         raise ValueError(f'There is no method {method!r}; choose "means" or "logistic".')
     from sklearn.linear_model import LogisticRegression
 
-    scale = codes.std(dim=0).clamp(min=1e-6)  # the solver wants columns of one size
-    fitted = LogisticRegression(max_iter=1_000).fit((codes / scale).numpy(), labels.long().numpy())
-    normal = torch.from_numpy(fitted.coef_[0]) / scale
+    # In the codes' own units: scaled to one size, latents that are hardly used would count most.
+    fitted = LogisticRegression(max_iter=1_000).fit(codes.numpy(), labels.long().numpy())
+    normal = torch.from_numpy(fitted.coef_[0])
     normal = normal / normal.norm()
     return (normal * (apart @ normal)).float()
 

@@ -269,7 +269,7 @@ first, last = torch.randn(2, 2, G.z_dim)
 steps = torch.linspace(0, 1, 9)
 
 # %%
-fig, axes = plt.subplots(4, 1, figsize=(5, 2.9))
+fig, axes = plt.subplots(4, 1, figsize=(5.4, 2.8))
 for k in range(2):
     for row, (walk, label) in enumerate([(latent.lerp, "lerp"), (latent.slerp, "slerp")]):
         ax = axes[2 * k + row]
@@ -283,8 +283,9 @@ plot.show(
 )
 
 # %% [markdown]
-# By eye there is little between them. So measure, on the judge's features (chapter 07): n midpoints
-# of random pairs, against real pictures.
+# By eye there is little between them. Both cross no-man's-land where the ends differ in kind:
+# half-way from trousers to a shoe there is no garment. Now measure, on the judge's features
+# (chapter 07): n midpoints of random pairs, against real pictures.
 #
 # What *should* happen can be said beforehand. Sums of Gaussians are Gaussian: a lerp midpoint is a
 # draw from $\mathcal N(0, \frac{1}{2} I)$. And slerp's, up to its length,
@@ -319,13 +320,13 @@ for label, found in seen.items():
     print(f"{label:20} Fréchet {distance:6.2f}   precision {precision:.3f}   recall {recall:.3f}")
 
 # %% [markdown]
-# **What the table says.** Read the second line first: two sets of plain draws differ by that much.
-# Slerp's midpoints are within it, as they must be. Lerp's midpoints are not: they look at least as
-# real one by one, and cover less. The Fréchet distance adds both up.
+# **What the table says.** The first two lines are the same thing twice: so much is chance. Slerp's
+# midpoints stay near them. Lerp's midpoints have a larger Fréchet distance, and the other columns
+# say why: precision isn't lower, recall is. They look as real one by one, and cover less.
 #
 # **What it doesn't say.** That lerp's midpoints look bad: they don't. The shrunk latents are in a
-# place this generator handles well; what suffers is variety. The warning is about *statistics*: a
-# property measured along straight lines is not one of the model's draws.
+# place that this generator handles well; what suffers is variety. The warning is about
+# *statistics*: a path's middle is no typical draw.
 
 # %%
 # checkpoint: slerp is a rotation: the matrix exponential of its plane's generator gives the same
@@ -339,7 +340,7 @@ for t in (0.2, 0.5, 1.0):
     turned = torch.linalg.matrix_exp(t * omega * spin) @ u
     torch.testing.assert_close(latent.slerp(a, b, t), lerp(a.norm(), b.norm(), t) * turned)
 if runtime.profile() != "smoke":
-    assert abs(scores["slerp midpoints"][0] - scores["draws from N(0, I)"][0]) < 3  # Fréchet
+    assert scores["lerp midpoints"][0] > scores["slerp midpoints"][0]  # Fréchet
     assert scores["lerp midpoints"][2] < scores["slerp midpoints"][2]  # recall
 
 # %% [markdown]
@@ -382,7 +383,7 @@ def with_length(direction, length):
 
 # %%
 rates = {}
-counts = [1, 3, 10, 30, 100, n]
+counts = [1, 3, 10, 30, 100, 300]
 for i, j in (SLEEVES, SHAFT):
     starts = some(i, tries, for_tests)
     step = mean_latent(j) - mean_latent(i)
@@ -410,8 +411,8 @@ plot.show(
 # %% [markdown]
 # A single example carries everything else that it is (its shade, its width, its fold), of length
 # √Z like any draw: subtracting and adding those throws z far off the shell. Averaging removes what
-# isn't shared. Radford et al. averaged three and say that one was unstable; the curve shows what
-# three are worth here.
+# isn't shared. Radford et al. averaged three and say that one was unstable; the curve shows that
+# here three are far too few.
 #
 # And all pairs of classes?
 
@@ -460,7 +461,7 @@ for k in (3, 1, 7, 8):
         print(f"{classes[k]:11} + longer sleeves → {three_best(starts + sleeves)}")
 
 # %%
-fig, axes = plt.subplots(2, 4, figsize=(6.2, 2.2))
+fig, axes = plt.subplots(2, 4, figsize=(6.2, 1.7))
 for ax, k in zip(axes.T, (3, 1, 7, 8), strict=True):
     starts = some(k, 3, for_tests)
     for a, latents in zip(ax, (starts, starts + sleeves), strict=True):
@@ -475,11 +476,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Where it makes sense something like sleeves may appear; a shoe with longer sleeves doesn't exist,
-# so the same vector does something else, or turns it into another thing. The vector was never
-# "sleeves". It is the difference of two class means, with everything else in which pullovers differ
-# from T-shirts. **Arithmetic is a first-order approximation**: near the classes it was measured on,
-# and only as far as the map is straight.
+# A dress may well get sleeves. Trousers and bags become something else, and a shoe with longer
+# sleeves doesn't exist: most stay what they were. The vector was never "sleeves". It is the
+# difference of two class means, with everything else in which pullovers differ from T-shirts.
+# **Arithmetic is a first-order approximation**: near the classes it was measured on, and only as
+# far as the map is straight.
 
 # %%
 # checkpoint: class means carry information: shuffled labels give vectors that are short and useless
@@ -562,7 +563,7 @@ for ax, pair in zip(axes, (SLEEVES, SHAFT), strict=True):
         ax.plot(amounts, arrived[pair, label], "o-", color=colour, label=label, markersize=4)
     ax.set(xlabel="amount", title=f"{classes[pair[0]]} → {classes[pair[1]]}", ylim=(0, 1))
 axes[0].set_ylabel("share that arrives")
-axes[0].legend(fontsize=8)
+axes[1].legend(fontsize=8, loc="center right")
 plot.show(
     fig,
     alt="Share of held-out pictures that the judge calls the target class, against the amount. "
@@ -611,7 +612,7 @@ def edit_rows(pair, title, alphas=(-1.0, 0.0, 0.5, 1.0, 1.5), count=5):
     x = held_out_of(pair[0], count)
     edits = latent.edit(vae, x, attribute(pair), torch.tensor(alphas)).cpu()  # (A, N, C, H, W)
     kept = (x + edits - edits[alphas.index(0.0)]).clamp(-1, 1)
-    fig, axes = plt.subplots(1, 2, figsize=(6.6, 1.12 * count))
+    fig, axes = plt.subplots(1, 2, figsize=(6.6, 0.58 * count + 0.4))
     for ax, tiles, label in [(axes[0], edits, "decoded"), (axes[1], kept, "with the residual")]:
         sheet = torch.cat([x[None], tiles]).transpose(0, 1).flatten(0, 1)
         plot.grid(sheet, columns=len(alphas) + 1, ax=ax)
@@ -983,14 +984,14 @@ plot.show(
 )
 
 # %% [markdown]
-# **What it says.** Its own pictures are found again, mostly: what remains is the search's fault,
-# for there the answer exists. Real clothes are harder by a clear margin, and *that* margin is the
-# generator's: six best and six worst show what it can't draw. A digit comes back as the garment
-# that covers the same pixels.
+# **What it says.** Real clothes come back with outline and shade; prints, checks and straps don't:
+# six best and six worst show what this generator can't draw. A digit comes back as the garment that
+# covers the same pixels. And for the GAN's *own* pictures, where a perfect answer exists, the error
+# isn't 0 either: that much is the search's fault, and only what real pictures have beyond it is the
+# generator's. More starts help, as the column "with one start" shows.
 #
 # **What it doesn't say.** That a picture with a small error is *likely* under the generator, or one
-# with a large error impossible: squared error counts pixels, and a search can miss. It is a second
-# view on recall (chapter 07), picture by picture.
+# with a large error impossible. It is a second view on recall (chapter 07), picture by picture.
 #
 # From z* on, everything of 9.2 and 9.3 works on real pictures too.
 
@@ -1021,7 +1022,7 @@ with torch.no_grad():
 torch.testing.assert_close(gradient[0, 7], slope, rtol=1e-4, atol=1e-7)
 if runtime.profile() != "smoke":
     mean_error = {label: result.error.mean().item() for label, result in found.items()}
-    assert mean_error["generated"] < mean_error["real"] < mean_error["digits"]
+    assert max(mean_error["generated"], mean_error["real"]) < mean_error["digits"]
 
 # %% [markdown]
 # ## 9.8 Break it: beyond the shell
@@ -1030,7 +1031,8 @@ if runtime.profile() != "smoke":
 # of unit length: $z_s = z + s\,\hat d$, and ask two instruments: the judge's confidence, and the
 # distance to the nearest real picture in feature space.
 #
-# **Predict:** what does each say at s = 40, five times the shell's radius?
+# **Predict:** what does each say at s = 40, five times the shell's radius? And if we put $z_s$ back
+# on the shell?
 
 # %%
 far = torch.tensor([0.0, 2.0, 4.0, 8.0, 16.0, 40.0])
@@ -1064,7 +1066,7 @@ axes[0].legend(fontsize=8)
 plot.show(
     fig,
     alt="Three curves against the distance walked, straight on and put back on the shell: the "
-    "judge's confidence, the distance to the nearest real features, and the variety.",
+    "judge's confidence rises, so does the distance to the nearest real features, variety falls.",
 )
 
 # %%
@@ -1074,21 +1076,22 @@ for ax, walk, label in [(axes[0], straight_on, "straight on"), (axes[1], on_shel
     ax.set_title(f"{label}: s = {', '.join(f'{s:g}' for s in far.tolist())}", fontsize=9)
 plot.show(
     fig,
-    alt="Two generated things walking towards ankle boot, straight on and on the shell. Both "
-    "become boots; straight on the pictures turn hard and black-and-white, and all alike.",
+    alt="Two generated things walking towards ankle boot, straight on and on the shell. On the way "
+    "grey turns to white; at the right end only ragged white silhouettes are left.",
     jpeg=True,
 )
 
 # %% [markdown]
 # **What broke.** Far out the generator multiplies: its first layer is linear, so every feature
-# grows with s until tanh saturates. All starts end in *one* hard picture, since the start is soon
-# small beside s·d̂. The judge doesn't mind. It knows ten answers and must give one, and a boot
-# drawn with a hammer is still most like a boot. **Confidence is not quality**; the distance to real
-# pictures notices.
+# grows with s, until tanh saturates and only a silhouette is left. Starts that were different
+# become alike, since each is soon small beside $s\,\hat d$. The judge doesn't mind: its confidence
+# *rises*. It knows ten answers and must give one, and a white boot is still most like a boot.
+# **Confidence is not quality**; the distance to real pictures notices.
 #
-# **The cure**, half of it: put z back on the shell, $z_s\sqrt Z/\lVert z_s\rVert$. The pictures
-# stay proper. But for large s they too are all one picture, that of $\sqrt Z\,\hat d$: variety is
-# gone. Walk as far as the attribute needs, and no further.
+# **The cure that isn't.** We put z back on the shell, $z_s\sqrt Z/\lVert z_s\rVert$, and little
+# changed. A typical draw has a part along $\hat d$ of about ±1; far along the walk it has nearly
+# $\sqrt Z$. The right length isn't enough: *all of it in one direction* is as untypical. Walk as
+# far as the attribute needs, and no further.
 
 # %%
 # checkpoint: on the shell the walk converges to one point, and its length never changes
@@ -1101,7 +1104,7 @@ angle = torch.atan2(sine.norm(dim=1), crowd @ d_hat + far[-1])
 chord = 2 * goal.norm() * torch.sin(angle / 2)
 torch.testing.assert_close(chord, (on_shell[-1] - goal).norm(dim=1), atol=1e-4, rtol=1e-3)
 if runtime.profile() != "smoke":
-    assert readings[0, -1, 1] > readings[1, -1, 1]  # further from anything real
+    assert (readings[:, -1, 1] > readings[:, 0, 1]).all()  # further from anything real
     assert readings[:, -1, 2].max() < readings[:, 0, 2].min()  # less variety
 
 # %% [markdown]
@@ -1119,8 +1122,8 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Recap
 #
-# - Draws from N(0, I) lie on a shell of radius √Z whose thickness doesn't grow. A lerp midpoint is a
-#   draw from N(0, I/2), a slerp midpoint is a plain draw.
+# - Draws from N(0, I) lie on a shell of radius √Z whose thickness doesn't grow. A lerp midpoint is
+#   a draw from N(0, I/2), a slerp midpoint is a plain draw.
 # - Count what arithmetic does: it works for means of many, near where they were measured.
 # - A direction from labels inherits every correlation of the data. The best one to read an
 #   attribute isn't the best one to write it.
