@@ -401,8 +401,9 @@ show_rows(
 # Ten pictures beat reality and reach nearly the largest value there is, $K$. The score never looks
 # at real pictures, so it can't know that something is missing *within* a class, nor that a real
 # coat and shirt are sometimes hard to tell apart (which costs real pictures their points). Half the
-# classes get about half, as they should. But look at the pixel Gaussian and at noise: confident
-# nonsense counts, too (Barratt and Sharma 2018 list more).
+# classes get about half, as they should. But the pixel Gaussian's rough patches come near real
+# pictures: that the judge names a picture doesn't mean that it looks right. (Barratt and Sharma
+# 2018 list more.)
 
 # %%
 # checkpoint: log IS is the information between picture and class: H(y) − E[H(y|x)]
@@ -512,7 +513,7 @@ fig, ax = plt.subplots(figsize=(6, 2.9))
 ax.barh(order, [board[name] for name in order], color=plot.FAKE)
 for i, name in enumerate(order):
     ax.text(board[name], i, f" {board[name]:,.1f}", va="center", fontsize=9)
-ax.set(xscale="log", xlabel=f"Fréchet distance to {N:,} test pictures ({judge.extractor})")
+ax.set(xscale="log", xlabel=f"Fréchet distance to {N:,} test pictures")
 ax.set_xlim(right=4 * max(board.values()))
 plot.show(
     fig,
@@ -705,10 +706,13 @@ print(evaluate.kid(f_test, features["training pictures"]))
 print(evaluate.kid(f_test, features["pixel Gaussian"]))
 
 # %% [markdown]
-# No trend: the points scatter about the same value, and the bars say how much. With few samples an
-# unbiased estimate of something near 0 is sometimes negative; that is no mistake. (If the value at
-# the right stays a bar or two above 0, that is real: the judge knows its training pictures a little
-# better than new ones.)
+# No trend: the points scatter about the same value, and the bars say how much. An unbiased estimate
+# of something near 0 is sometimes negative; that is no mistake.
+#
+# One subtlety, if the value stays *below* 0 by several bars: the formula takes the pictures for
+# independent draws. Fashion-MNIST's test set holds exactly 1,000 of each class, so two different
+# pictures of it are of one class a little too rarely. That lowers $E[k(x, x')]$ by about one part in
+# ten thousand of a large number.
 #
 # Beware of names and units: the I of KID stands for Inception. On our judge's features it is a
 # **kernel distance** with a scale of its own, and the package calls it that.
@@ -824,11 +828,31 @@ plot.show(
 )
 
 # %% [markdown]
-# Each lands where it should. Half the classes: all real, so high precision; recall about a half.
-# One picture per class: precise, and next to no coverage. The blurred set: few of its pictures pass
-# as real, although they show every class. Its recall is low as well, because its cloud has moved
-# away as a whole. Noise: neither. The Fréchet distance had put these failures on one axis, where
-# they look alike.
+# Half the classes: nearly all real, so high precision; recall about a half. The blurred set shows
+# every class, but its cloud has moved away as a whole, so hardly a real picture is covered. The
+# Fréchet distance had put such failures on one axis, where they look alike.
+#
+# But look at **noise** in the `cpu` profile: a precision that one would be proud of! **Predict**
+# which real pictures vouch for it, before the next cell shows the balls that hold most noise.
+
+# %%
+reach = evaluate.nearest_neighbours(f_test, f_test, k=4)[0][:, 3]  # the first is the picture itself
+apart = torch.cdist(features["noise"].values[:SMALL], f_test.values)
+held = (apart <= reach).float().mean(dim=0)  # share of the noise in each ball
+worst = held.argsort(descending=True)[:10]
+print(f"median radius {reach.median():.1f}; of these: ", end="")
+print(", ".join(f"{r:.0f}" for r in reach[worst]), f"; the first holds {held[worst[0]]:.0%}")
+show_rows(
+    {"balls that hold noise": x_test[worst.to(DEVICE)], "other test pictures": x_test},
+    alt="Ten odd real pictures whose balls hold the most noise, above ten ordinary ones.",
+    columns=10,
+)
+
+# %% [markdown]
+# A few odd pictures, far from everything and so with balls many times the usual size. Noise, which
+# the judge puts all into one place, falls into one of them. Precision asks for *one* ball, so one
+# is enough. (The ten surest pictures of 7.3 suffer the reverse: they stand at the rim of the cloud,
+# where some of them are in nobody's ball.) Never read these two numbers without the other rulers.
 
 # %%
 # checkpoint: ours and the package's; the two numbers swap with the sets; a set covers itself
@@ -850,9 +874,9 @@ if runtime.profile() != "smoke":
 # "model" is a hard disk: draw a training picture, hand it out. It has learned nothing. Which of our
 # numbers notice?
 #
-# None: distance, KID, precision, recall are all best for it. What gives it away is that its
-# pictures are *too near* to the training pictures: nearer than real pictures that nobody copied,
-# the test set. So we compare two distributions of nearest-neighbour distances.
+# None: distance, KID, precision and recall, all are best for it. What gives it away is that its
+# pictures are *too near* to the training pictures: nearer than real pictures that nobody copied, the
+# test set. So we compare two distributions of nearest-neighbour distances.
 #
 # **Predict:** our copier is sly: it moves each copy by one pixel. Will pixels or features find the
 # original?
@@ -918,7 +942,8 @@ gaussian = features["pixel Gaussian"].values[:FEW]
 print("pixel Gaussian {:.3f} ± {:.3f}".format(*nearer_to_training(gaussian)))
 
 # %% [markdown]
-# The copier is caught: far above one half. The pixel Gaussian, whatever its faults, does not
+# The copier is caught: far above one half. (Moving the copies cost it a little distance; it still
+# beats every trained model below.) The pixel Gaussian, whatever its faults, does not
 # remember single pictures. A sheet of nearest neighbours belongs into every report, by features and
 # by pixels: each finds copies that the other misses.
 #
