@@ -469,8 +469,8 @@ w1 = torch.stack([((q - data_bumps).cumsum(0)).abs().sum() * step_width for q in
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 2.7))
 plot.density(line, data_bumps / step_width, ax=axes[0], label="data")
 plot.density(line, moving[28] / step_width, ax=axes[0], color=plot.FAKE, label="half on its way")
-axes[0].set(xlabel="x")
-axes[0].legend()
+axes[0].set(xlabel="x", ylim=(0, 1.5))
+axes[0].legend(loc="upper right", ncols=2)
 axes[1].plot(way, js, color=plot.THIRD, label="JS [nats]")
 axes[1].plot(way, w1, color="C4", label="W₁ [units of x]")
 axes[1].set(xlabel="position of the moving half", ylabel="value", ylim=(0, None))
@@ -703,9 +703,10 @@ ax.legend()
 plot.show(fig, alt="Histograms of the two critics' slopes on a logarithmic axis; slope 1 dotted.")
 
 # %% [markdown]
-# **What the figure says.** The penalised critic's slopes gather near 1 (a penalty asks, it does not
-# force). Clipping lets the slope be whatever the product of the clipped layers happens to be.
-# Scale alone would not matter, since Adam rescales gradients; uneven slopes do.
+# **What the figure says.** Compare where each histogram peaks, and how wide it is. The penalty pulls
+# the slope towards 1 (it asks, it does not force: a small $\lambda$ lets it overshoot). Clipping
+# lets it be whatever the product of the clipped layers happens to be. Scale alone would not matter,
+# since Adam rescales gradients; uneven slopes do.
 #
 # **What it does not say:** that the critic computes $W_1$. It is a net of limited size, trained for
 # five steps on small batches.
