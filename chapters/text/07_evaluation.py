@@ -711,8 +711,8 @@ print(evaluate.kid(f_test, features["pixel Gaussian"]))
 #
 # One subtlety, if the value stays *below* 0 by several bars: the formula takes the pictures for
 # independent draws. Fashion-MNIST's test set holds exactly 1,000 of each class, so two different
-# pictures of it are of one class a little too rarely. That lowers $E[k(x, x')]$ by about one part in
-# ten thousand of a large number.
+# pictures of it are of one class a little too rarely. That lowers $E[k(x, x')]$ by about one part
+# in ten thousand of a large number.
 #
 # Beware of names and units: the I of KID stands for Inception. On our judge's features it is a
 # **kernel distance** with a scale of its own, and the package calls it that.
@@ -875,8 +875,8 @@ if runtime.profile() != "smoke":
 # numbers notice?
 #
 # None: distance, KID, precision and recall, all are best for it. What gives it away is that its
-# pictures are *too near* to the training pictures: nearer than real pictures that nobody copied, the
-# test set. So we compare two distributions of nearest-neighbour distances.
+# pictures are *too near* to the training pictures: nearer than real pictures that nobody copied,
+# the test set. So we compare two distributions of nearest-neighbour distances.
 #
 # **Predict:** our copier is sly: it moves each copy by one pixel. Will pixels or features find the
 # original?
@@ -903,8 +903,8 @@ ax.set(xlabel="distance to the nearest training picture [features]", ylabel="pic
 ax.legend()
 plot.show(
     fig,
-    alt="Histograms of the distance to the nearest training picture: the copier's lie further left "
-    "than those of test pictures.",
+    alt="Histograms of the distance to the nearest training picture: the copier's lie a little "
+    "further left than those of test pictures.",
 )
 
 # %%
@@ -925,8 +925,9 @@ show_rows(
 )
 
 # %% [markdown]
-# A *test* for it: let a picture be nearer to the training set or to an equally large set of unseen
-# pictures? For an honest model that is a coin toss, up to chance.
+# One pixel hides a copy well: the histograms differ only a little, and the nearest picture often is
+# another one. A sharper *test*: is a picture nearer to the training set, or to an equally large set
+# of unseen pictures? For an honest model that is a coin toss.
 
 # %%
 def nearer_to_training(f, at=0):
