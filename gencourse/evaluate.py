@@ -6,7 +6,6 @@ extractor that it was measured with: numbers from different extractors can't be 
 """
 
 import hashlib
-import json
 import math
 import socket
 from pathlib import Path
@@ -20,7 +19,6 @@ from gencourse import data, nets, runtime
 from gencourse.runtime import UserError
 
 JUDGES = ("digits", "mnist", "fashion_mnist")
-WEIGHTS = Path(__file__).parent / "weights"
 BATCH = 500  # pictures that a judge sees at once
 CHUNK_BYTES = 64 * 2**20  # what a chunk of features or distances takes, in float64
 CANDIDATES = 4  # neighbours kept beyond the k asked for, until their exact distances are known
@@ -109,9 +107,9 @@ def judge(name):
         `.extractor` (str), `.size` [pixels], `.channels` and `.settings` (dict, accuracy included).
     Raises: UserError if there is no such judge, or the file is not a judge's.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    path = WEIGHTS / f"judge_{name}.safetensors" if name in JUDGES else Path(name)
+    path = nets.WEIGHTS / f"judge_{name}.safetensors" if name in JUDGES else Path(name)
     own = name not in JUDGES
     if own and path.suffix != ".safetensors":
         raise UserError(
@@ -120,26 +118,16 @@ def judge(name):
             ".safetensors file."
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            settings = json.loads((file.metadata() or {})["settings"])
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        classes = settings["classes"]
-        network = nets.Classifier(
-            settings["size"],
-            settings["channels"],
-            classes=classes if isinstance(classes, int) else len(classes),
-            width=settings["width"],
-        )
-        network.load_state_dict(state)
+        network = nets.load(path)
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}.") from error
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} holds no judge: {_short(error)}") from error
-    network.extractor = f"{settings.get('data', path.stem)} judge"
+    if not isinstance(network, nets.Classifier):
+        raise UserError(f"{path} holds no judge: it is a {type(network).__name__}.")
+    network.extractor = f"{network.settings.get('data', path.stem)} judge"
     if own:
         network.extractor += f" {_fingerprint(network)}"
-    network.settings, network.size = settings, settings["size"]
-    network.channels = settings["channels"]
     return network.to(runtime.device()).eval().requires_grad_(False)
 
 

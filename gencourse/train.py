@@ -254,7 +254,7 @@ def train_classifier(
 
     images: data.Images with labels; classifier: (B, C, H, W) → logits (B, K), trained in place on
         runtime.device() and left in eval mode.
-    lr: peak of `learning_rate`; shift: each picture is moved by up to so many pixels, see `shifted`.
+    lr: peak of `learning_rate`; shift: pixels that a picture is moved by, at most, see `shifted`.
     test_images: data.Images whose accuracy is written beside the weights; never trained on.
     seed, out, channels_last: as for `train_gan`.
     Returns: history, a dict of lists with loss [nats per image] and accuracy (of the batch).

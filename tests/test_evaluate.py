@@ -456,7 +456,7 @@ def tiny(tmp_path):
     """A classifier with moving statistics of its own, and the file that holds it."""
     classifier = nets.Classifier(16, 1, width=4)
     classifier(torch.randn(32, 1, 16, 16))
-    settings = {"data": "digits", "size": 16, "channels": 1, "classes": 10, "width": 4}
+    settings = {"data": "digits", "shape": [1, 16, 16]}
     path = tmp_path / "mine.safetensors"
     state = {key: value.half() for key, value in classifier.state_dict().items()}
     save_file(state, path, metadata={"settings": json.dumps(settings)})

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from safetensors import safe_open
 
 from gencourse import data, nets, train
@@ -85,6 +86,6 @@ def test_the_weights_are_part_of_the_wheel():
     for path in WEIGHTS.iterdir():
         ignored = subprocess.run(["git", "check-ignore", "-q", str(path)], cwd=ROOT)
         assert ignored.returncode != 0, f"git, and so the wheel, ignores {path.name}"
-    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    builder = WheelBuilder(str(ROOT))
     files = {file.distribution_path for file in builder.recurse_included_files()}
     assert {f"gencourse/weights/{path.name}" for path in WEIGHTS.iterdir()} <= files
