@@ -703,10 +703,10 @@ ax.legend()
 plot.show(fig, alt="Histograms of the two critics' slopes on a logarithmic axis; slope 1 dotted.")
 
 # %% [markdown]
-# **What the figure says.** Compare where each histogram peaks, and how wide it is. The penalty pulls
-# the slope towards 1 (it asks, it does not force: a small $\lambda$ lets it overshoot). Clipping
-# lets it be whatever the product of the clipped layers happens to be. Scale alone would not matter,
-# since Adam rescales gradients; uneven slopes do.
+# **What the figure says.** Compare where each histogram peaks, and how wide it is. The penalty
+# pulls the slope towards 1 (it asks, it does not force: a small $\lambda$ lets it overshoot).
+# Clipping lets it be whatever the product of the clipped layers happens to be. Scale alone would
+# not matter, since Adam rescales gradients; uneven slopes do.
 #
 # **What it does not say:** that the critic computes $W_1$. It is a net of limited size, trained for
 # five steps on small batches.
