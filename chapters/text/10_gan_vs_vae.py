@@ -1098,9 +1098,10 @@ claim(JOINED[1], column("VAE-GAN", "Fréchet"), column("DCGAN", "Fréchet"))
 claim(JOINED[2], [r["sharpness"] for r in back["VAE"]], [r["sharpness"] for r in back["VAE-GAN"]])
 
 # %% [markdown]
-# Compare the rows of reconstructions. The VAE's are soft and *right*; the VAE-GAN's have edges and
-# texture, and are sometimes a slightly different article: detail is drawn, not remembered. Its
-# squared error says so in one number. Which is better depends on what you want them for.
+# Compare the rows given back. A VAE's are soft and *right*. Where the VAE-GAN's have edges and
+# texture, hold them against the original: detail is drawn rather than remembered, and an article
+# may become a slightly different one. Squared error punishes that twice, for the detail that is
+# missing and for the detail that is wrong. Which is better depends on what you want them for.
 #
 # **Which part does it?** Ablations, all short and with one seed: without the GAN term in $L_G$, and
 # with pixels in place of features.
@@ -1146,8 +1147,6 @@ mu, logvar = players["E"](x)
 z = nets.reparameterise(mu, logvar)
 chance = torch.sigmoid(players["D"](players["G"](torch.cat([z, torch.randn_like(z)]))))
 torch.testing.assert_close(values_0["G"], -chance.log().mean(), rtol=1e-4, atol=1e-5)
-if runtime.profile() != "smoke":
-    assert max(column("VAE-GAN", "Fréchet")) < max(column("VAE, drawn", "Fréchet"))
 
 # %% [markdown]
 # ## 10.10 Break it: the ruler that bends itself
