@@ -183,7 +183,9 @@ def test_nothing_is_committed_that_should_not_be():
         shipped = path.parent == PACKAGE / "weights" and path.suffix == ".safetensors"
         assert path.name != "uv.lock" and (path.suffix not in unwanted or shipped), path
         assert "runs" not in path.relative_to(ROOT).parts[:-1], path
-        most = 1_000_000 if shipped else 400_000
-        assert not path.exists() or path.stat().st_size <= most, f"{path} is too large"
+        small = shipped or not path.exists() or path.stat().st_size <= 400_000
+        assert small, f"{path} is too large"
+    weights = [path.stat().st_size for path in (PACKAGE / "weights").glob("*.safetensors")]
+    assert sum(weights) <= 5_000_000, "all shipped weights together"
     ignored = subprocess.run(["git", "check-ignore", "-q", "uv.lock"], cwd=ROOT)
     assert ignored.returncode == 0, "uv.lock names hosts and must stay ignored"
