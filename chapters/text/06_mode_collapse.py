@@ -296,7 +296,7 @@ trial("baseline")
 # %%
 def strip(method, world, seed=0, frames=6):
     film = results[method, world][2]
-    steps = sorted(film)[-12::2][-frames:]
+    steps = sorted(film)[::-2][:frames][::-1]  # every second one, up to the last
     fig, axes = plt.subplots(1, len(steps), figsize=(7.4, 1.5), layout="none")
     fig.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.85, wspace=0.04)
     for ax, step in zip(axes, steps, strict=True):
