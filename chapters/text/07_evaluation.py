@@ -840,15 +840,16 @@ print(f"median radius {reach.median():.1f}; of these: ", end="")
 print(", ".join(f"{r:.0f}" for r in reach[worst]), f"; the first holds {held[worst[0]]:.0%}")
 show_rows(
     {"balls that hold noise": x_test[worst.to(DEVICE)], "other test pictures": x_test},
-    alt="Ten odd real pictures whose balls hold the most noise, above ten ordinary ones.",
+    alt="Ten real pictures whose balls hold the most noise, speckled or chequered, above others.",
     columns=10,
 )
 
 # %% [markdown]
-# A few odd pictures, far from everything and so with balls many times the usual size. Noise, which
-# the judge puts all into one place, falls into one of them. Precision asks for *one* ball, so one
-# is enough. (The ten surest pictures of 7.3 suffer the reverse: they stand at the rim of the cloud,
-# where some of them are in nobody's ball.) Never read these two numbers without the other rulers.
+# Clothes full of speckles and checks, in balls somewhat larger than most. To the judge noise is one
+# more busy texture, and it puts all noise into one place, next to them. Precision asks for *one*
+# ball, so a single picture is enough to vouch for thousands. (The ten surest pictures of 7.3 suffer
+# the reverse: they stand at the rim of the cloud, where some of them are in nobody's ball.) Never
+# read these two numbers without the other rulers, or without looking.
 
 # %%
 # checkpoint: ours and the package's; the two numbers swap with the sets; a set covers itself
@@ -1240,7 +1241,8 @@ plot.show(
 # %% [markdown]
 # **How to read it.** A gap counts when it is several times the spread over seeds; three seeds give
 # a rough spread. The column */ bar* divides by the pixel Gaussian: at 1 a model has won nothing
-# over a formula. Time is training only, as this machine recorded it.
+# over a formula. Time is training only, as the runs recorded it; other work on the machine counts,
+# too.
 #
 # **What it doesn't say.** The judge weighs sharp edges heavily, so softness costs the VAE dearly;
 # it is not asked about reconstruction, nor about a likelihood, where the GANs have nothing to show.
@@ -1251,7 +1253,9 @@ plot.show(
 # How much better could a better density over the codes do? No better than the *codes themselves*:
 # decode $z \sim q(z|x)$ of training pictures, without any density between.
 #
-# And do the models remember? The test of 7.8, for seed 0.
+# And do the models remember? The test of 7.8, for seed 0. (Pictures that all share a few neighbours
+# are not so many independent tosses, so a few hundredths beside one half say little. Copies would
+# push the share far up.)
 
 # %%
 limits = [evaluate.frechet_distance(f_test, league["codes themselves", s]) for s in SEEDS]
@@ -1323,7 +1327,7 @@ for name, x in trio.items():
     print(f"{name:16} right {right:6.1f}   one in [0, 1] {one:6.1f}   both {both:6.1f}")
 
 # %% [markdown]
-# One set alone: the number is so large that one looks for the mistake. Both: it looks *plausible*,
+# One set alone: the number is so large that one looks for the mistake. Both: it looks *excellent*,
 # and is wrong. On a grey veil the judge sees less of everything. `evaluate` refuses values outside
 # $[-1, 1]$, but can't know that $[0, 1]$ was meant otherwise. The cure is a number that you know:
 # always measure training pictures and one baseline beside your model.
