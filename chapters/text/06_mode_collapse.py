@@ -39,7 +39,6 @@ import copy
 import time
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
@@ -382,7 +381,7 @@ def seen_by_d(ax, D, seed, arrows=13):
               extent=(-1.525, 1.525, -1.525, 1.525), interpolation="bilinear")
 
     def push(u, v):  # −∇ of softplus(−logit), its length shown as a root, or most would vanish
-        at = torch.from_numpy(np.stack([u.ravel(), v.ravel()], axis=1)).float().to(DEVICE)
+        at = torch.stack([torch.from_numpy(c.ravel()) for c in (u, v)], dim=1).float().to(DEVICE)
         slope = slopes(D, at, seed)
         slope = (slope / slope.norm(dim=1, keepdim=True).clamp_min(1e-12).sqrt()).cpu().numpy()
         return slope[:, 0].reshape(u.shape), slope[:, 1].reshape(u.shape)
