@@ -553,7 +553,8 @@ claim(DIVERSE, column("DCGAN", "recall"), column("VAE", "recall"))
 # Read the rows with the trap in mind. The drawn pixels are the "sharpest" of all, and the row of
 # pictures shows what kind of sharpness that is. A DCGAN near 1 is no proof of quality either: seams
 # and speckles count. That the VAE's mean is soft *is* proved.
-#
+
+# %% [markdown]
 # Recall asks how many real pictures have a generated one nearby, in the judge's eyes. But 10.3
 # showed that blur alone lowers it. So is a low recall of the VAE a lack of *kinds*, or softness
 # once more? Two **controls** take the question apart: real test pictures, all of them, sent once
