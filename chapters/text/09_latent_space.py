@@ -286,7 +286,8 @@ plot.show(
 # By eye there is little between them. Both cross no-man's-land where the ends differ in kind:
 # half-way from trousers to a shoe there is no garment. Now measure, on the judge's features
 # (chapter 07): n midpoints of random pairs, against real pictures.
-#
+
+# %% [markdown]
 # What *should* happen can be said beforehand. Sums of Gaussians are Gaussian: a lerp midpoint is a
 # draw from $\mathcal N(0, \frac{1}{2} I)$. And slerp's, up to its length,
 # is $(a+b)/\sqrt 2$: exactly N(0, I), a fresh draw like any other. Shrinking z has a name of its
@@ -578,7 +579,8 @@ plot.show(
 # leave the target again, on the other side. The logistic direction is the best one to *read* the
 # attribute; to *write* it isn't better than the plain difference: the bystanders that it leaves out
 # belong to the picture of a pullover, too.
-#
+
+# %% [markdown]
 # A trap: scale the codes to unit variance first, as is usual for regressions, and the latents that
 # the VAE hardly uses get most of the weight. The direction then changes next to nothing.
 #
@@ -878,7 +880,8 @@ for beta in BETAS:
 # alone: place often gets one latent per axis. The price is in the second lines. A factor of which
 # even the best latent knows next to nothing isn't entangled, it's *missing*: look for colour, which
 # these small nets hardly learn in this budget. A MIG of 1 needs all five.
-#
+
+# %% [markdown]
 # **What it doesn't say.** That these latents would be found again on other data. Locatello et al.
 # (2019) trained more than 12,000 models: seed and β mattered more than the method, and no choice of
 # β could be made *without* labels. They also prove why it can't be otherwise. The next cell shows
@@ -997,7 +1000,8 @@ plot.show(
 # covers the same pixels. And for the GAN's *own* pictures, where a perfect answer exists, the error
 # isn't 0 either: that much is the search's fault, and only what real pictures have beyond it is the
 # generator's. More starts help, as the column "with one start" shows.
-#
+
+# %% [markdown]
 # **What it doesn't say.** That a picture with a small error is *likely* under the generator, or one
 # with a large error impossible. It is a second view on recall (chapter 07), picture by picture.
 #
@@ -1095,7 +1099,8 @@ plot.show(
 # become alike, since each is soon small beside $s\,\hat d$. The judge doesn't mind: its confidence
 # *rises*. It knows ten answers and must give one, and a white boot is still most like a boot.
 # **Confidence is not quality**; the distance to real pictures notices.
-#
+
+# %% [markdown]
 # **The cure that isn't.** We put z back on the shell, $z_s\sqrt Z/\lVert z_s\rVert$, and little
 # changed. A typical draw has a part along $\hat d$ of about ±1; far along the walk it has nearly
 # $\sqrt Z$. The right length isn't enough: *all of it in one direction* is as untypical. Walk as
@@ -1138,7 +1143,8 @@ if runtime.profile() != "smoke":
 # - Disentanglement can be measured where the factors are known; without labels it can't be chosen,
 #   for a rotation changes the latents and not the pictures.
 # - Inversion asks a GAN for one given picture; what it can't draw shows in what comes back.
-#
+
+# %% [markdown]
 # Next: [chapter 10](10_gan_vs_vae.ipynb) puts both families to the test.
 
 # %% [markdown]
