@@ -4,7 +4,11 @@ import pytest
 import rules
 
 STEMS = rules.stems()
-CHAPTERS = ["00_start_here", "01_kl_divergence", "02_minimax", "04_first_gan", "05_dcgan", "08_vae"]
+CHAPTERS = [
+    *("00_start_here", "01_kl_divergence", "02_minimax", "03_convolutions", "04_first_gan"),
+    *("05_dcgan", "06_mode_collapse", "07_evaluation", "08_vae", "09_latent_space"),
+    "10_gan_vs_vae",
+]
 
 
 def said(sentences):

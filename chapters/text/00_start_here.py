@@ -767,8 +767,8 @@ plot.show(
 # it in 1). Question 2 gives the rule away: its neat threes lie near real ones, yet most real digits
 # are near nothing it drew. The generator does fairly on both.
 #
-# Hold on to this pair of questions. [Chapter 01](01_kl_divergence.ipynb) turns
-# them into the two directions of the KL divergence, chapter 07 (coming) into precision and recall.
+# Hold on to this pair of questions. [Chapter 01](01_kl_divergence.ipynb) turns them into the two
+# directions of the KL divergence, [chapter 07](07_evaluation.ipynb) into precision and recall.
 #
 # What the figure does not say: whether pixels are the right ruler (move a digit one pixel and it is
 # "far"), and whether the generator *copies*. A thief would be at zero in 1 and equal the blue curve
@@ -854,10 +854,10 @@ plot.show(
 # kind of noise*, and nothing else. $G$ found the gap in its knowledge and stays there. As soon as
 # $D$ may learn again, the trick is worth nothing.
 #
-# So the judge must keep up with the forger. This is why training a GAN is a game and not a
-# walk downhill ([chapter 02](02_minimax.ipynb)), and why its losses are so odd to read
-# ([chapter 04](04_first_gan.ipynb)). A generator that lives in one gap returns as *mode collapse*
-# in chapter 06 (coming).
+# So the judge must keep up with the forger. This is why training a GAN is a game and not a walk
+# downhill ([chapter 02](02_minimax.ipynb)), and why its losses are so odd to read ([chapter
+# 04](04_first_gan.ipynb)). A generator that lives in one gap returns as *mode collapse* in [chapter
+# 06](06_mode_collapse.ipynb).
 
 # %%
 # checkpoint: first the expert knows, then it is fooled, then it knows again
@@ -871,28 +871,21 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 #
 # ## The way ahead
 #
-# Read in the order of the numbers; each chapter says which earlier ones it needs. Here now:
+# Read in the order of the numbers; each chapter says which earlier ones it needs.
 #
 # | chapter | question |
 # |---|---|
 # | **00 Start here** | What does it take to make a picture? |
 # | [01 KL divergence](01_kl_divergence.ipynb) | How different are two distributions? |
 # | [02 Minimax](02_minimax.ipynb) | What happens when two networks play against each other? |
+# | [03 Convolutions](03_convolutions.ipynb) | How does a network see, and how does it paint? |
 # | [04 The first GAN](04_first_gan.ipynb) | What does each line of the training loop do? |
 # | [05 DCGAN](05_dcgan.ipynb) | How do we train one to the end, on real images? |
+# | [06 Mode collapse](06_mode_collapse.ipynb) | Why do GANs forget, and what helps? |
+# | [07 Evaluation](07_evaluation.ipynb) | How good is a generator, honestly? |
 # | [08 VAE](08_vae.ipynb) | Can we learn to draw without a judge? |
-
-# %% [markdown]
-# And coming:
-#
-# | chapter | question |
-# |---|---|
-# | 03 Convolutions *(coming)* | How does a network see, and how does it paint? |
-# | 06 Mode collapse *(coming)* | Why do GANs forget, and what helps? |
-# | 07 Evaluation *(coming)* | How good is a generator, honestly? |
-# | 09 Latent space *(coming)* | What do the random numbers mean? |
-# | 10 Conditional generation *(coming)* | How do we ask for a 3? |
-# | 11 and later *(coming)* | Where the field went from here. |
+# | [09 Latent space](09_latent_space.ipynb) | What do the random numbers mean? |
+# | [10 GAN against VAE](10_gan_vs_vae.ipynb) | Which of the two, and when? |
 
 # %% [markdown]
 # **A chapter** has the rhythm you just met: question, *prediction*, equation, code, figure, and

@@ -910,8 +910,8 @@ plot.show(
 # (Recall entropy and the swapped faces.)
 #
 # **What it does not say.** That GANs cannot work. A discriminator in training is smooth and not yet
-# perfect, and [chapter 02](02_minimax.ipynb) changes the loss. Chapter 06 (coming) trains with
-# $W_1$.
+# perfect, and [chapter 02](02_minimax.ipynb) changes the loss. [Chapter 06](06_mode_collapse.ipynb)
+# trains with $W_1$.
 
 # %%
 # checkpoint: slopes by autograd; W1 from sorted samples agrees with W1 from the grid

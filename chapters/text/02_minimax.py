@@ -394,7 +394,7 @@ plot.show(
 # %% [markdown]
 # Two dips, one per bump; neither reaches $-\log4$, because one bell can't be two bumps. A forger
 # that can only shift this bell, and starts at the left, slides into the left dip and stays: a first
-# look at *mode collapse*, chapter 06 (coming).
+# look at *mode collapse*, [chapter 06](06_mode_collapse.ipynb).
 #
 # And far away the curve goes **flat**: JS is stuck at its ceiling, $\log2$, and a forger that
 # descends it learns nothing. The figure assumes a perfect judge; a real one is somewhere below
@@ -776,7 +776,7 @@ plot.show(
 #
 # What the figure does not say: that damping is harmless. Here the solution happens to have $y=0$,
 # so pulling $y$ to 0 is right. In a GAN the corresponding pull must vanish at the solution, which
-# is what gradient penalties are built for, chapter 06 (coming).
+# is what gradient penalties are built for, [chapter 06](06_mode_collapse.ipynb).
 
 # %%
 SCHEMES = (optimistic, extragradient, damped, alternating, simultaneous)

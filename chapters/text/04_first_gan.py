@@ -625,8 +625,9 @@ plot.show(fig, alt="32 real digits beside 32 generated: many readable, others br
 # speckles: a dense network treats every pixel by itself and doesn't know which pixels are
 # neighbours. [Chapter 05](05_dcgan.ipynb) mends that.
 #
-# **What they don't say:** whether all ten digits come equally often (chapter 06, coming), how good
-# "readable" is in numbers (chapter 07, coming), or whether these are copies (section 4.8).
+# **What they don't say:** whether all ten digits come equally often ([chapter
+# 06](06_mode_collapse.ipynb)), how good "readable" is in numbers ([chapter
+# 07](07_evaluation.ipynb)), or whether these are copies (section 4.8).
 
 # %%
 # checkpoint: G learned something that a second, independent measure sees
@@ -840,8 +841,8 @@ print(f"median distance, a digit → itself, one pixel to the right: {one_pixel.
 #
 # **What it does not say:** that there is *no* copying. See the third number: one pixel to the
 # right, and a digit is about as far from itself as from its nearest neighbour in the training set.
-# Pixel distance is a poor eye. It would miss a shifted copy, and it favours blur. Chapter 07
-# (coming) looks with better ones.
+# Pixel distance is a poor eye. It would miss a shifted copy, and it favours blur. [Chapter
+# 07](07_evaluation.ipynb) looks with better ones.
 
 # %%
 # checkpoint: the search finds a real copy, and agrees with the plain definition

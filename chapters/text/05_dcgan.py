@@ -113,7 +113,7 @@ show_rows(
 # A **convolution** slides one small kernel over the picture. With *stride* 2 it moves two pixels at
 # a time, so the output has half the side. A **transposed convolution** does the reverse: each input
 # pixel *paints* a scaled copy of the kernel, two pixels apart, and overlaps add up. The output has
-# twice the side. (Chapter 03 (coming) takes its time over both.)
+# twice the side. ([Chapter 03](03_convolutions.ipynb) takes its time over both.)
 
 # %% [markdown]
 # For a kernel of side $k$, stride $s$ and padding $p$, a side of $n$ pixels becomes
@@ -526,7 +526,8 @@ TRIALS = {
 # distances of [chapter 01](01_kl_divergence.ipynb). Zero is perfect; 1 means that values have to
 # move by a whole standard deviation on average.
 #
-# It is a crude ruler: it knows pixels, not clothes. Chapter 07 (coming) builds a better one.
+# It is a crude ruler: it knows pixels, not clothes. [Chapter 07](07_evaluation.ipynb) builds a
+# better one.
 
 # %%
 COUNT = runtime.budget(smoke=200, cpu=2_000, gpu=5_000)  # pictures per measurement
@@ -708,7 +709,8 @@ show_rows(
 # trained rows of 5.4 show what comes before it. Then edges, sleeves and soles get clearer, and
 # texture comes last. Compare a column from row to row: the changes get smaller, as does the rate.
 # Some columns end torn, or between two articles (see 5.7). What the sheet does not show: whether
-# *all* kinds of pictures are there (chapter 06, coming), or only variations of a few.
+# *all* kinds of pictures are there ([chapter 06](06_mode_collapse.ipynb)), or only variations of a
+# few.
 #
 # Half of each sheet: move the slider.
 

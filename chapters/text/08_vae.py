@@ -1473,7 +1473,7 @@ if runtime.profile() != "smoke":
 # - Report −ELBO with its count and standard error, KL and active units; look at reconstructions
 #   *and* samples. A fault often shows in only one of them.
 #
-# Next: chapter 09 (coming) moves around in the latent space on purpose.
+# Next: [chapter 09](09_latent_space.ipynb) moves around in the latent space on purpose.
 
 # %% [markdown]
 # ## References
