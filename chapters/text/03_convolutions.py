@@ -24,14 +24,20 @@
 # matrices.
 #
 # <!-- stamp -->
-# *Run time: not measured yet.*
+# *Run time: 20 min, peak memory 1.4 GB, `cpu` profile on `fashion_mnist`
+# (cpu · 2 cores (1 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
 # <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/03_convolutions.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math
