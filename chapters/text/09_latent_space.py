@@ -25,13 +25,21 @@
 # judge's features) and [08](08_vae.ipynb) (the VAE).
 #
 # <!-- stamp -->
-# *Run time: not measured yet.*
+# *Run time: 21 min, beyond 2 trainings that chapters share and find finished,
+# peak memory 1.5 GB, `cpu` profile on `digits`, `fashion_mnist`, `shapes`
+# (cpu · 2 cores (1 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/09_latent_space.ipynb)
+# <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math
