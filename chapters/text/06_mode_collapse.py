@@ -386,6 +386,7 @@ for _ in range(runtime.budget(smoke=20, cpu=1_500, gpu=1_500)):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+frozen.requires_grad_(False)
 response = best_response(frozen, runtime.budget(smoke=20, cpu=1_000, gpu=1_000))
 
 # %%
