@@ -58,7 +58,7 @@ def png(figure, *, jpeg=False):
     """
     buffer = io.BytesIO()
     if jpeg:
-        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 65})
+        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 50})
         return buffer.getvalue()
     figure.savefig(buffer, format="png")
     if any(ax.images for ax in figure.axes):
