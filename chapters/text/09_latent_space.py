@@ -806,10 +806,12 @@ plot.show(
 )
 
 # %% [markdown]
-# At this price two latents are left that do anything: they push a grey blob about. Colour, shape
-# and size have become too dear. For the smaller βs, naming the rows would be tempting; a **metric**
-# names them for us. The *mutual information* of latent j and factor v is the KL of chapter 01,
-# between their joint distribution and the product of its margins:
+# At this price two latents are left that do anything: they push a grey blob about. Colour, shape and
+# size have become too dear. For a smaller β, naming the rows would be tempting.
+
+# %% [markdown]
+# A **metric** names them for us. The *mutual information* of latent j and factor v is the KL of
+# chapter 01, between their joint distribution and the product of its margins:
 #
 # $$I(z_j; v) = \mathrm{KL}\left(p(z_j, v)\,\|\,p(z_j)\,p(v)\right) \le H(v) .$$
 #
