@@ -806,8 +806,8 @@ plot.show(
 )
 
 # %% [markdown]
-# At this price two latents are left that do anything: they push a grey blob about. Colour, shape and
-# size have become too dear. For a smaller β, naming the rows would be tempting.
+# At this price two latents are left that do anything: they push a grey blob about. Colour, shape
+# and size have become too dear. For a smaller β, naming the rows would be tempting.
 
 # %% [markdown]
 # A **metric** names them for us. The *mutual information* of latent j and factor v is the KL of
