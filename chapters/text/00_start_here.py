@@ -868,7 +868,8 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 
 # %% [markdown]
 # # How this course works
-#
+
+# %% [markdown]
 # ## The way ahead
 #
 # Read in the order of the numbers; each chapter says which earlier ones it needs.

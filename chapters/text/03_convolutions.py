@@ -198,9 +198,10 @@ x4, w4 = picture[None, None], w[None, None]
 print(f"conv2d   {milliseconds(lambda: F.conv2d(x4, w4), 200):8.3f} ms")
 
 # %% [markdown]
-# Three routes, one result, very different speeds. `F.conv2d` takes (B, C, H, W) and kernels
-# (C_out, C_in, k, k): each output channel has a kernel for *every* input channel, and adds up their
-# maps, plus a bias.
+# Three routes, one result, very different speeds. (The matrix's time leaves out the copying into
+# $P$; and one small picture is too little work for `conv2d`.) `F.conv2d` takes (B, C, H, W) and
+# kernels (C_out, C_in, k, k): each output channel has a kernel for *every* input channel, and adds
+# up their maps, plus a bias.
 #
 # **A word about the word.** In mathematics, *convolution* runs through the picture backwards,
 # $\sum w[u,v]\,x[i-u,\,j-v]$; what we (and every deep learning library) compute is called
@@ -615,7 +616,7 @@ print({name: side_of(field) for name, field in fields.items()})
 
 # %% [markdown]
 # Formula and gradient agree. But *can see* is not *does look*. A pixel in the middle is reached on
-# many paths through the layers, a pixel at the rim on just one.
+# many paths through the layers, a pixel in the corner on just one.
 #
 # Take $n$ layers of 3×3 with equal weights and nothing between them. Paths add up as steps
 # of a random walk do: each layer moves by −1, 0 or 1 pixel with equal chance, variance $2/3$. After
@@ -726,10 +727,12 @@ show_maps(
 )  # fmt: skip
 
 # %% [markdown]
-# No. The size came back, not the picture; what is lost stays lost. And there is a new guest: a
-# **chequerboard**. The last map shows that the picture is innocent: even a constant input gives it,
-# since with $k = 3$ and $s = 2$ some pixels are painted by one brush, some by two, some by four.
-#
+# No. The size came back (but for a last row and column, which no window had reached), not the
+# picture; what is lost stays lost. And there is a new guest: a **chequerboard**. The last map shows
+# that the picture is innocent: even a constant input gives it, since with $k = 3$ and $s = 2$ some
+# pixels are painted by one brush, some by two, some by four.
+
+# %% [markdown]
 # Chapter 05 counts the brushes. Here we measure. Paint a constant map, leave out the border, and
 # sort the output pixels into the four **phases** (row even or odd, column even or odd). Within a
 # phase all are equal. The *unevenness* is the standard deviation of the four divided by their root
@@ -988,8 +991,8 @@ plot.show(
 # %% [markdown]
 # The ± is the standard error from the *number of test pictures* alone; another seed would move the
 # result, too. Training pictures are known better than unseen ones: the gap is **overfitting**, held
-# down here by moved pictures and dropout. Both disturb in training only, so the curves (moved
-# pictures, dropout on) lie *below* what the same net can do at rest.
+# down here by moved pictures and dropout. Both disturb in training only, so the right curve (moved
+# pictures, dropout on) lies *below* what the same net can do at rest, and the loss above.
 
 # %%
 # checkpoint: the number is right by a second count; a well-trained net beats guessing by far
@@ -1029,7 +1032,8 @@ plot.show(
 
 # %% [markdown]
 # How much of a kernel is what? We split each into its mean (it sees brightness) and the rest, and
-# ask what share of the rest's energy two Sobel-like edges can explain.
+# ask what share of the rest's energy our two edge kernels from the beginning (known as *Sobel*
+# kernels) can explain.
 
 # %%
 rest = (first - first.mean((1, 2), keepdim=True)).flatten(1)
@@ -1041,9 +1045,10 @@ print(f"explained by two edge kernels: {share.mean():.0%} of a learned kernel's 
       f"{chance.mean():.0%} of a random one's")  # fmt: skip
 
 # %% [markdown]
-# If the first number is well above the second, edges are what training moved towards. But many
-# kernels stay near their random start: with 32 of them and BatchNorm behind, a random kernel is
-# useful enough. "It learned edge detectors" would be half the truth.
+# If the first number were well above the second, edges would be what training moved towards. With
+# 32 kernels the mean of random ones scatters by some three points, so the sign is weak:
+# bright-and-dark kernels are there, but most would pass for random. With BatchNorm behind, a random
+# kernel may be useful enough. "It learned edge detectors" would say too much.
 #
 # **The confusion matrix.** Row: the true class; column: what the net said. On the diagonal it was
 # right, so we leave that out.
@@ -1248,7 +1253,9 @@ for name, x in changes.items():
 # takes blur and noise harder than pixels do: it was never told that these don't matter. So a
 # distance on features depends on *who was asked*: which net, trained on what. Chapter 07 measures
 # generated pictures with the shipped judge, and always says so: this is no FID, which is measured
-# on the features of another, much larger net.
+# on the features of another, much larger net. (The judge came from these lines and this seed, with
+# another number of threads: sums in another order are rounded differently, and thousands of steps
+# make two nets of that.)
 
 # %%
 said = evaluate.logits(test_images, evaluate.judge(DATA)).argmax(1)

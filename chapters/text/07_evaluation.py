@@ -222,10 +222,10 @@ plot.show(
 )
 
 # %% [markdown]
-# In one dimension it works. From about ten on, samples by the thousand hardly help: no sample falls
-# near $x$, so the windows have to be wide, and a wide window is not the density. Pictures have
-# hundreds of dimensions. Does the *order* survive, at least? Two models of clothes with the same
-# number of samples:
+# In one dimension it works. The more dimensions, the less more samples help: in 64, a hundred times
+# as many remove less than a third of the gap. No sample falls near $x$, so the windows have to be
+# wide, and a wide window is not the density. Pictures have hundreds of dimensions. Does the *order*
+# survive, at least? Two models of clothes with the same number of samples:
 #
 # - the training pictures themselves, exact draws from the truth;
 # - *cluster centres* (k-means) of training pictures: averages of look-alikes, blurred.
@@ -261,8 +261,9 @@ show_rows(
 # %% [markdown]
 # Blurred averages beat draws from the truth, and not by a little. The estimate rewards samples that
 # are *central*, so that no test picture is too far away: it measures distances between pixels, not
-# pictures. Theis et al. (2016) showed this for many cases and concluded that Parzen windows should
-# be avoided. So likelihood is out, for want of a density and for want of a useful estimate.
+# pictures. Theis et al. (2016) found the same with k-means on digits and concluded that Parzen
+# windows should generally be avoided. So likelihood is out, for want of a density and for want of a
+# useful estimate.
 
 # %%
 # checkpoint: in one dimension the estimate's expectation has a closed form, N(0, 1 + h²)
@@ -635,8 +636,9 @@ for name, (intercept, slope) in fits.items():
 # - At unequal $n$ anything may come out: training pictures, $n$ small, against a real model with
 #   10,000.
 #
-# So a distance without its $n$ is not a result. Ours are all 10,000 against the 10,000 test
-# pictures (fewer in the `smoke` profile).
+# So a distance without its $n$ is not a result. In the tables of 7.4, 7.7 and 7.10 it is 10,000
+# against the 10,000 test pictures unless a row says otherwise; where we use fewer, as in 7.9 and
+# 7.11, compare within one output only.
 
 # %% [markdown]
 # For Gaussian data the slope can be worked out. With $\Sigma = I$ and exact numbers on one side,
@@ -676,8 +678,8 @@ assert curve["training pictures"][0][0] > curve["training pictures"][-1][0]
 # The one trap: in $E[k(x, x')]$ the two are *different* draws. The pairs of a sample with itself
 # have to stay out, or the result is biased again.
 #
-# An unbiased average has an honest error bar: split the samples into disjoint parts, measure each,
-# and take mean and standard error of the results.
+# An unbiased average gets an error bar with little effort: split the samples into disjoint parts,
+# measure each, and take mean and standard error of the results.
 
 # %%
 def cubic_mmd(x, y):
@@ -716,10 +718,14 @@ print(evaluate.kid(f_test, features["training pictures"]))
 print(evaluate.kid(f_test, features["pixel Gaussian"]))
 
 # %% [markdown]
-# No trend: the points scatter about the same value, and the bars say how much. An unbiased estimate
-# of something near 0 is sometimes negative; that is no mistake. And one in three lies further than
-# one bar from the truth, as always; with few parts the bars themselves are rough.
-#
+# No trend: the points scatter about 0, and an unbiased estimate of something near 0 is often
+# negative. But don't read the bars as odds: in the `cpu` profile the printed value lies three bars
+# *below* 0, where no true MMD² can be. When both sets have one source, the parts' values are
+# skewed: most lie a little below 0, a few far above. Where ten parts happen to miss those few,
+# their mean is too low *and* their spread too small. Beside the pixel Gaussian's value it is 0 all
+# the same.
+
+# %% [markdown]
 # Beware of names and units: the I of KID stands for Inception. On our judge's features it is a
 # **kernel distance** with a scale of its own, and the package calls it that.
 
@@ -855,11 +861,11 @@ show_rows(
 )
 
 # %% [markdown]
-# Clothes full of speckles and checks, in balls somewhat larger than most. To the judge noise is one
-# more busy texture, and it puts all noise into one place, next to them. Precision asks for *one*
-# ball, so a single picture is enough to vouch for thousands. (The ten surest pictures of 7.3 suffer
-# the reverse: they stand at the rim of the cloud, where some of them are in nobody's ball.) Never
-# read these two numbers without the other rulers, or without looking.
+# Clothes and bags full of speckles and patterns, in balls somewhat larger than most. To the judge
+# noise is one more busy texture, and it puts all noise into one place, next to them. Precision asks
+# for *one* ball, so a single picture is enough to vouch for thousands. (The ten surest pictures of
+# 7.3 suffer the reverse: they stand at the rim of the cloud, where some of them are in nobody's
+# ball.) Never read these two numbers without the other rulers, or without looking.
 
 # %%
 # checkpoint: ours and the package's; the two numbers swap with the sets; a set covers itself
@@ -951,9 +957,9 @@ print("pixel Gaussian {:.3f} ± {:.3f}".format(*nearer_to_training(gaussian)))
 
 # %% [markdown]
 # The copier is caught: far above one half. (Moving the copies cost it a little distance; it still
-# beats every trained model below.) The pixel Gaussian, whatever its faults, does not
-# remember single pictures. A sheet of nearest neighbours belongs into every report, by features and
-# by pixels: each finds copies that the other misses.
+# beats every trained model below.) The pixel Gaussian, whatever its faults, does not remember
+# single pictures. A sheet of nearest neighbours belongs in every report, by features and by pixels:
+# for moved copies features found the original more often, for other disguises it may be pixels.
 #
 # **What the test doesn't say:** a model may remember *some* pictures. Then the mean hardly moves,
 # and one has to look at the smallest distances.
@@ -972,7 +978,7 @@ assert abs((nearer[0] < nearer[1]).float().mean() - 0.5) < 5 * 0.5 / 400**0.5
 # ## 7.9 What eyes are for
 #
 # **Question.** Do equal numbers mean equal pictures? We spoil training pictures in three ways, and
-# turn each knob until the Fréchet distance is the same.
+# turn each knob until the Fréchet distance is about the same.
 #
 # **Predict:** at equal distance, which of the three will look worst to you?
 
@@ -1058,7 +1064,9 @@ show_rows(
 # this way. Hence: never choose and report by the same number alone, and look.
 #
 # **Another extractor** is the cheapest second opinion. Here: an untrained judge (random weights)
-# and plain pixels, beside the trained judge. (Each has its own unit: compare within a column.)
+# and plain pixels, beside the trained judge. (Each has its own unit: compare within a column. The
+# reference is a smaller part of the test set than above, so the judge's numbers are a little
+# larger.)
 
 # %%
 runtime.seed_everything(1)
@@ -1245,9 +1253,14 @@ plot.show(
 # %% [markdown]
 # **How to read it.** A gap counts when it is several times the spread over seeds; three seeds give
 # a rough spread. The column */ bar* divides by the pixel Gaussian: at 1 a model has won nothing
-# over a formula. What a step of each costs in time is measured in [chapter
-# 10](10_gan_vs_vae.ipynb).
-#
+# over a formula. In the `cpu` profile only the DCGAN clears that bar. The VAE with a mixture just
+# misses it, the VAE from its prior lies further above, and the dense GAN does worse than blurred
+# photographs. (Five classes count as six: the judge's own mistakes, T-shirts taken for shirts,
+# reach one in a hundred.) What a step costs in time is measured in [chapter
+# 10](10_gan_vs_vae.ipynb). Mind 7.7 when you read precision: the dense GAN's speckles get as much
+# of it as the DCGAN's pictures, and noise not much less.
+
+# %% [markdown]
 # **What it doesn't say.** The judge weighs sharp edges heavily, so softness costs the VAE dearly;
 # it is not asked about reconstruction, nor about a likelihood, where the GANs have nothing to show.
 # [Chapter 10](10_gan_vs_vae.ipynb) puts these to the test. And the pictures of the mixture come
@@ -1255,11 +1268,12 @@ plot.show(
 
 # %% [markdown]
 # How much better could a better density over the codes do? No better than the *codes themselves*:
-# decode $z \sim q(z|x)$ of training pictures, without any density between.
+# decode $z \sim q(z|x)$ of training pictures, without any density between. (In the `cpu` profile
+# even these stay above the pixel Gaussian: what remains is the decoder's softness.)
 #
-# And do the models remember? The test of 7.8, for seed 0. (Pictures that all share a few neighbours
-# are not so many independent tosses, so a few hundredths beside one half say little. Copies would
-# push the share far up.)
+# And do the models remember? The test of 7.8, for seed 0. (The ± counts every picture as an
+# independent toss. Pictures far from all real ones, as the dense GAN's, share a few neighbours, so
+# its six hundredths say little. Copies would push the share far up, as in 7.8.)
 
 # %%
 limits = [evaluate.frechet_distance(f_test, league["codes themselves", s]) for s in SEEDS]
@@ -1408,7 +1422,7 @@ if runtime.profile() != "smoke":
 # ## References
 #
 # - Theis, van den Oord, Bethge 2016, [arXiv:1511.01844](https://arxiv.org/abs/1511.01844): Parzen
-#   windows mislead. Theirs runs on faces and digits, ours on clothes.
+#   windows mislead. Theirs runs on small patches of photographs and on digits, ours on clothes.
 # - Salimans et al. 2016, [arXiv:1606.03498](https://arxiv.org/abs/1606.03498): the Inception score;
 #   ours uses our judge's ten classes. Barratt, Sharma 2018,
 #   [arXiv:1801.01973](https://arxiv.org/abs/1801.01973): its faults.

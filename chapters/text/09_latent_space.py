@@ -297,9 +297,9 @@ plot.show(
 
 # %% [markdown]
 # What *should* happen can be said beforehand. Sums of Gaussians are Gaussian: a lerp midpoint is a
-# draw from $\mathcal N(0, \frac{1}{2} I)$. And slerp's, up to its length,
-# is $(a+b)/\sqrt 2$: exactly N(0, I), a fresh draw like any other. Shrinking z has a name of its
-# own in GANs: the *truncation trick* (Brock et al. 2019), used to trade variety for quality.
+# draw from $\mathcal N(0, \frac{1}{2} I)$. And slerp's is nearly $(a+b)/\sqrt 2$, which is N(0, I):
+# a direction like any draw's, and a typical length. Shrinking z has a name of its own in GANs: the
+# *truncation trick* (Brock et al. 2019), used to trade variety for quality.
 #
 # **Predict:** which of precision (are the pictures like real ones?) and recall (are all real ones
 # covered?) falls at lerp's midpoints?
@@ -448,9 +448,9 @@ plot.show(
 )
 
 # %% [markdown]
-# Some targets are reached from nearly everywhere, others from next to nowhere: look at the columns.
-# A class that fills a large, compact part of the latent space is easy to hit with one vector; one
-# that lies in several patches, or between others, isn't.
+# Some targets are reached from nearly everywhere (trousers), others seldom (shirts): look at the
+# columns. Probably a class that fills a large, compact part of the latent space is easy to hit with
+# one vector; one that lies in several patches, or between others, isn't.
 #
 # So far the same classes made the vector and received it. An **analogy** takes the vector
 # elsewhere: pullover − T-shirt, "longer sleeves", added to what has no sleeves. **Predict** what
@@ -485,11 +485,12 @@ plot.show(
 )
 
 # %% [markdown]
-# A dress may well get sleeves. Trousers and bags become something else, and a shoe with longer
-# sleeves doesn't exist: most stay what they were. The vector was never "sleeves". It is the
-# difference of two class means, with everything else in which pullovers differ from T-shirts.
-# **Arithmetic is a first-order approximation**: near the classes it was measured on, and only as
-# far as the map is straight.
+# More than half of the dresses become pullovers or coats, and nearly as many trousers do, though
+# trousers have no sleeves to lengthen. A shoe with longer sleeves doesn't exist: about half stay
+# sneakers. Many bags stay bags, too. The vector was never "sleeves". It is the difference of two
+# class means, with everything else in which pullovers differ from T-shirts. **Arithmetic is a
+# first-order approximation**: near the classes it was measured on, and only as far as the map is
+# straight.
 
 # %%
 # checkpoint: class means carry information: shuffled labels give vectors that are short and useless
@@ -582,15 +583,16 @@ plot.show(
 )
 
 # %% [markdown]
-# **What the curves say.** Around one step most pictures have arrived, by either way, and hardly any
-# by random ones. (Amount 0 isn't 0: there the judge sees plain reconstructions.) A step too far can
-# leave the target again, on the other side. The logistic direction is the best one to *read* the
-# attribute; to *write* it isn't better than the plain difference: the bystanders that it leaves out
-# belong to the picture of a pullover, too.
+# **What the curves say.** Around one step most pictures have arrived, by either way; random ones
+# change little. (Amount 0 isn't 0: there the judge sees plain reconstructions, and takes a quarter
+# of the sneakers for boots.) A step too far can leave the target again, on the other side. The
+# logistic direction is the best one to *read* the attribute; to *write* it isn't better than the
+# plain difference: the bystanders that it leaves out belong to the picture of a pullover, too.
 
 # %% [markdown]
 # A trap: scale the codes to unit variance first, as is usual for regressions, and the latents that
-# the VAE hardly uses get most of the weight. The direction then changes next to nothing.
+# the VAE hardly uses can get much of the weight. A step along such a direction changes little in
+# the picture.
 #
 # **What they don't say.** That the picture stayed the same garment otherwise. No label tells, so
 # 9.5 looks.
@@ -722,9 +724,10 @@ for label, d in directions.items():
     print(f"one step of {label:10}: brightness {change[0]:+.2f}, width {change[1]:+.2f}")
 
 # %% [markdown]
-# No direction is pure. Bright clothes in this data are wide ones more often than not, and a
-# direction made from labels inherits every such correlation. Where the *data* ties two attributes
-# together, only more labels can part them. Is that a property of this latent space, or of all?
+# Hardly a direction is pure. A step of "shaft" adds more than a standard deviation of brightness:
+# boots fill more of the picture than sneakers do. A direction made from labels inherits every such
+# difference. Where the *data* ties two attributes together, only more labels can part them. Is that
+# a property of this latent space, or of all?
 
 # %%
 # checkpoint: `latent.edit` against its three steps; the residual is exact at α = 0
@@ -887,16 +890,18 @@ for beta in BETAS:
 
 # %% [markdown]
 # **What the table says.** Within a line nothing but the seed differs: compare that range with the
-# steps from β to β. A larger β saves nats, so fewer latents stay active, and those that do stand
-# alone: place often gets one latent per axis. The price is in the second lines. A factor of which
-# even the best latent knows next to nothing isn't entangled, it's *missing*: look for colour, which
-# these small nets hardly learn in this budget. A MIG of 1 needs all five.
+# steps from β to β. A larger β saves nats, so fewer latents stay active. At β = 4, seed 0, each
+# axis of place has one latent; the other seeds differ, and at β = 16 too little is left. The price
+# is in the second lines. A factor of which even the best latent knows next to nothing isn't
+# entangled, it's *missing*: look for colour, which these small nets hardly learn in this budget. A
+# MIG of 1 needs all five.
 
 # %% [markdown]
-# **What it doesn't say.** That these latents would be found again on other data. Locatello et al.
-# (2019) trained more than 12,000 models: seed and β mattered more than the method, and no choice of
-# β could be made *without* labels. They also prove why it can't be otherwise. The next cell shows
-# that proof at work.
+# **What it doesn't say.** What z itself carries: we count μ, which has no noise, so a latent with
+# 0.0 nats may still "know" something, by the order of its tiny μ. Nor that these latents would be
+# found again on other data. Locatello et al. (2019) trained more than 12,000 models: seed and β
+# mattered more than the method, and no choice of β could be made *without* labels. They also prove
+# why it can't be otherwise. The next cell shows that proof at work.
 
 # %% [markdown]
 # **Nothing in the pictures says which axes are right.** Take any rotation R. If z ~ N(0, I), so is
@@ -948,8 +953,8 @@ assert mig(information(torch.randn(len(perfect), 8))) < 0.1
 #
 # $$z^* = \arg\min_z\ \lVert G(z) - x\rVert^2 + \lambda\left(\lVert z\rVert - \sqrt Z\right)^2 .$$
 #
-# The second term keeps z on the shell of 9.1. The first has many valleys, so we start in several
-# places and keep the best end.
+# The second term pulls z towards the shell of 9.1 (λ says how hard). The first has many valleys, so
+# we start in several places and keep the best end.
 #
 # **Predict** the order of the errors: pictures that this GAN drew itself, real clothes from the
 # test set, and digits that it never saw?
@@ -1107,15 +1112,16 @@ plot.show(
 # %% [markdown]
 # **What broke.** Far out the generator multiplies: its first layer is linear, so every feature
 # grows with s, until tanh saturates and only a silhouette is left. Starts that were different
-# become alike, since each is soon small beside $s\,\hat d$. The judge doesn't mind: its confidence
-# *rises*. It knows ten answers and must give one, and a white boot is still most like a boot.
+# become alike, since each is soon small beside $s\,\hat d$. Straight on the judge doesn't mind: its
+# confidence *rises*. It knows ten answers and must give one, even for a ragged silhouette.
 # **Confidence is not quality**; the distance to real pictures notices.
 
 # %% [markdown]
-# **The cure that isn't.** We put z back on the shell, $z_s\sqrt Z/\lVert z_s\rVert$, and little
-# changed. A typical draw has a part along $\hat d$ of about ±1; far along the walk it has nearly
-# $\sqrt Z$. The right length isn't enough: *all of it in one direction* is as untypical. Walk as
-# far as the attribute needs, and no further.
+# **The cure that isn't.** We put z back on the shell, $z_s\sqrt Z/\lVert z_s\rVert$, and the
+# silhouettes, their distance from real pictures and their lack of variety stay. Only the judge's
+# confidence now falls in the end. A typical draw has a part along $\hat d$ of about ±1; far along
+# the walk it has nearly $\sqrt Z$. The right length isn't enough: *all of it in one direction* is
+# as untypical. Walk as far as the attribute needs, and no further.
 
 # %%
 # checkpoint: on the shell the walk converges to one point, and its length never changes
@@ -1147,7 +1153,7 @@ if runtime.profile() != "smoke":
 # ## Recap
 #
 # - Draws from N(0, I) lie on a shell of radius √Z whose thickness doesn't grow. A lerp midpoint is
-#   a draw from N(0, I/2), a slerp midpoint is a plain draw.
+#   a draw from N(0, I/2), a slerp midpoint is nearly a plain draw.
 # - Count what arithmetic does: it works for means of many, near where they were measured.
 # - A direction from labels inherits every correlation of the data. The best one to read an
 #   attribute isn't the best one to write it.
