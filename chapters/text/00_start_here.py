@@ -873,7 +873,8 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 # ## The way ahead
 #
 # Read in the order of the numbers; each chapter says which earlier ones it needs.
-#
+
+# %% [markdown]
 # | chapter | question |
 # |---|---|
 # | **00 Start here** | What does it take to make a picture? |

@@ -1255,10 +1255,11 @@ plot.show(
 # a rough spread. The column */ bar* divides by the pixel Gaussian: at 1 a model has won nothing
 # over a formula. In the `cpu` profile only the DCGAN clears that bar. The VAE with a mixture just
 # misses it, the VAE from its prior lies further above, and the dense GAN does worse than blurred
-# photographs. (Five classes count as six: the judge's own mistakes, T-shirts taken for shirts,
-# reach one in a hundred.) What a step costs in time is measured in [chapter
-# 10](10_gan_vs_vae.ipynb). Mind 7.7 when you read precision: the dense GAN's speckles get as much
-# of it as the DCGAN's pictures, and noise not much less.
+# photographs. Mind 7.7 when you read precision: the dense GAN's speckles get as much of it as the
+# DCGAN's pictures, and noise not much less.
+#
+# (Five classes count as six: T-shirts taken for shirts reach one in a hundred.) What a step costs
+# in time is measured in [chapter 10](10_gan_vs_vae.ipynb).
 
 # %% [markdown]
 # **What it doesn't say.** The judge weighs sharp edges heavily, so softness costs the VAE dearly;
