@@ -1257,7 +1257,8 @@ plot.show(
 # misses it, the VAE from its prior lies further above, and the dense GAN does worse than blurred
 # photographs. Mind 7.7 when you read precision: the dense GAN's speckles get as much of it as the
 # DCGAN's pictures, and noise not much less.
-#
+
+# %% [markdown]
 # (Five classes count as six: T-shirts taken for shirts reach one in a hundred.) What a step costs
 # in time is measured in [chapter 10](10_gan_vs_vae.ipynb).
 
