@@ -26,7 +26,7 @@
 # [chapter 05](05_dcgan.ipynb) (`train_gan`).
 #
 # <!-- stamp -->
-# *Run time: 23 min, peak memory 1.2 GB, `cpu` profile on `mnist`
+# *Run time: 13 min, peak memory 1.1 GB, `cpu` profile on `mnist`
 # (cpu · 2 cores (1 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
