@@ -25,13 +25,21 @@
 # [07](07_evaluation.ipynb) (judge, Fréchet distance, precision and recall).
 #
 # <!-- stamp -->
-# *Run time: not measured yet.*
+# *Run time: 19 min, beyond 9 trainings that chapters share and find finished,
+# peak memory 2.2 GB, `cpu` profile on `fashion_mnist`
+# (cpu · 2 cores (1 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/10_gan_vs_vae.ipynb)
+# <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math
