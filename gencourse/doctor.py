@@ -17,8 +17,9 @@ import torch
 from gencourse import evaluate, run
 from gencourse.runtime import UserError
 
-# Thresholds. "Healthy" are the runs of chapters 05 and 10 on Fashion-MNIST (DCGAN, dense GAN, VAE;
-# three seeds, all lengths from 500 steps) and short ones on digits; "ill" those of the test.
+# Thresholds. "Healthy" are the nine finished runs of chapter 07's league on Fashion-MNIST (DCGAN,
+# dense GAN, VAE; three seeds), some of them unfinished, and short ones on digits; "ill" those of the
+# test. There is no held-out set.
 
 # What a run is like at its end is the median over its last fifth: one step says little, and the
 # earlier ones belong to other nets.

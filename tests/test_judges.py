@@ -9,8 +9,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 from safetensors import safe_open
 
-from gencourse import data, nets, train
-from gencourse.runtime import device
+from gencourse import data, evaluate, nets, train
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "gencourse" / "weights"
@@ -46,13 +45,9 @@ def test_the_cards_say_what_the_files_say(name):
 
 
 def measured(name):
-    net = nets.Classifier(**{k: card(name)[k] for k in ("size", "channels", "classes", "width")})
-    from safetensors.torch import load_file
-
-    net.load_state_dict(load_file(WEIGHTS / f"judge_{name}.safetensors"))
     test_images = data.load(name, split="test")
     assert len(test_images) == card(name)["n_test"]
-    return train.accuracy(net.to(device()), test_images)
+    return train.accuracy(evaluate.judge(name), test_images)
 
 
 def test_the_digits_judge_is_as_good_as_its_card_says():
