@@ -18,8 +18,8 @@ from gencourse import evaluate, run
 from gencourse.runtime import UserError
 
 # Thresholds. "Healthy" are the nine finished runs of chapter 07's league on Fashion-MNIST (DCGAN,
-# dense GAN, VAE; three seeds), some of them unfinished, and short ones on digits; "ill" those of the
-# test. There is no held-out set.
+# dense GAN, VAE; three seeds), some of them unfinished, and short ones on digits; "ill" are those
+# of the test. There is no held-out set.
 
 # What a run is like at its end is the median over its last fifth: one step says little, and the
 # earlier ones belong to other nets.
