@@ -1,0 +1,121 @@
+"""What calls a learner's answer, in the notebook and in the sandbox, and says what it did.
+
+Everything here may be looked at, changed or broken by the code it runs. So it knows no reference
+and decides nothing: it hands out values, which are compared elsewhere.
+"""
+
+import copy
+import linecache
+import traceback
+from typing import NamedTuple
+
+import torch
+
+from gencourse.checks import drivers, values
+
+BLANK = "write your code here"  # what an answer says before anybody has written it
+
+
+class Outcome(NamedTuple):
+    """What an answer did with one case's inputs."""
+
+    value: object = None  # what it returned, as values.plain leaves it
+    devices: tuple = ()  # of the returned tensors
+    changed: tuple = ()  # names of inputs that it changed in place
+    gradients: object = None  # input → gradient or None; None if there is none, text if it failed
+    error: object = None  # {"kind", "message", "line", "source"} of an exception, or None
+
+
+def outcome(name, answer, case, gradient=()):
+    """Call an answer with one case's inputs, and say what it did.
+
+    name: of the exercise, for its driver; case: input → value, left as it is; gradient: the inputs
+    whose gradient is asked for where the values are finite, of their sum times fixed weights.
+    torch's random numbers start from the same seed for every case.
+    """
+    driver = getattr(drivers, name, drivers.plain_call)
+    given = _copies(case)
+    torch.manual_seed(0)
+    try:
+        returned = driver(answer, given)
+        shown = values.plain(returned)
+        devices = tuple(sorted({t.device.type for t in values.tensors(returned)}))
+        changed = tuple(k for k in case if not _same(case[k], given.get(k)))
+    except (Exception, SystemExit) as error:
+        return Outcome(error=_describe(error, answer))
+    gradients = None
+    if gradient and not changed and _finite(shown):
+        try:
+            gradients = _gradients(driver, answer, case, gradient)
+        except (Exception, SystemExit) as error:
+            gradients = _describe(error, answer)["message"]
+    return Outcome(shown, devices, changed, gradients)
+
+
+def is_blank(answer):
+    """Whether this function or class is the stub that learners find."""
+    return BLANK in _constants(answer)
+
+
+def _copies(case):
+    return {k: copy.deepcopy(v) for k, v in case.items()}
+
+
+def _finite(value):
+    return all(torch.isfinite(t).all() for t in values.tensors(value))
+
+
+def _same(a, b):
+    if isinstance(a, torch.Tensor):
+        if not isinstance(b, torch.Tensor) or (a.shape, a.dtype) != (b.shape, b.dtype):
+            return False
+        return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    return a == b
+
+
+def _gradients(driver, answer, case, names):
+    torch.manual_seed(0)
+    given = _copies(case)
+    for name in names:
+        given[name].requires_grad_()
+    returned = [t for t in values.tensors(driver(answer, given)) if t.requires_grad]
+    if not returned:
+        return None
+    total = sum((t * torch.arange(1, t.numel() + 1).cos().to(t).view(t.shape)).sum()
+                for t in returned)
+    inputs = [given[name] for name in names]
+    found = torch.autograd.grad(total, inputs, allow_unused=True)
+    return dict(zip(names, map(values.plain, found), strict=True))
+
+
+def _describe(error, answer):
+    """An exception as plain data, with the last line of the answer's own source that it passed."""
+    line = source = None
+    own = getattr(_code(answer), "co_filename", None)
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == own:
+            line, source = frame.lineno, linecache.getline(own, frame.lineno).strip()
+    return {
+        "kind": type(error).__name__,
+        "message": str(error)[:500],
+        "line": line,
+        "source": (source or "")[:200],
+    }
+
+
+def _code(answer):
+    if isinstance(answer, type):
+        found = [m for m in vars(answer).values() if hasattr(m, "__code__")]
+        answer = found[0] if found else answer
+    return getattr(getattr(answer, "__wrapped__", answer), "__code__", None)
+
+
+def _constants(answer):
+    if isinstance(answer, type):
+        return {c for m in vars(answer).values() if callable(m) for c in _constants(m)}
+    code = getattr(getattr(answer, "__wrapped__", answer), "__code__", None)
+    return set(code.co_consts) if code else set()
