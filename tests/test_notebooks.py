@@ -68,7 +68,7 @@ def test_links_of_pages_resolve(page):
 
 
 def test_pytest_without_arguments_runs_every_cell_of_every_notebook(pytestconfig):
-    assert pytestconfig.getini("testpaths") == ["chapters", "tests"]
+    assert pytestconfig.getini("testpaths") == ["chapters", "solutions", "tests"]
     addopts = pytestconfig.getini("addopts")
     # loadscope keeps a notebook's cells together, in order, in one process
     assert {"--nbval-lax", "--nbval-current-env", "--dist=loadscope"} <= set(addopts)

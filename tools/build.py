@@ -1,13 +1,15 @@
-"""Make the chapters' notebooks from their texts, run them, and stamp them with what was measured.
+"""Make the notebooks from their texts, run them, and stamp them with what was measured.
 
-    python tools/build.py one 05_dcgan     # text → notebook, run with the cpu profile, stamp
-    python tools/build.py changed          # the same for every chapter whose code changed
-    python tools/build.py sync             # prose edits: text → notebook, outputs kept, nothing run
-    python tools/build.py check            # what is not as it should be, in sentences
-    python tools/build.py check 05_dcgan   # the same for one chapter, built or not
+    python tools/build.py one 05_dcgan        # text → chapter, run with the cpu profile, stamp
+    python tools/build.py changed             # the same for every chapter whose code changed
+    python tools/build.py solutions           # every solution: text → notebook, run → exercises
+    python tools/build.py solutions 05_dcgan  # the same for one
+    python tools/build.py sync                # prose edits: text → notebook, nothing run
+    python tools/build.py check               # what is not as it should be, in sentences
+    python tools/build.py check 05_dcgan      # the same for one chapter and its solution
 
 The text is the source: nothing ever flows from a notebook back into it, but for the stamp, the
-Colab link and the install cell, which this script writes.
+Colab link and the install cell, which this script writes. exercises/ is made from solutions/.
 """
 
 import argparse
@@ -31,6 +33,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+import exercises
 
 CELL_TIMEOUT = 1800  # [s] above any cell of a `cpu` run; a cell that hangs must not hang the build
 NOTEBOOK_METADATA = {
@@ -94,17 +98,26 @@ def combined(text, previous):
     return notebook
 
 
-def save(stem, previous):
-    """Write text and notebook so that they agree; outputs and stamp are those of `previous`."""
+def save(stem, previous, home=None):
+    """Write text and notebook so that they agree; outputs and stamp are those of `previous`.
+
+    home: None for a chapter; the folder of solutions for one of them, and for its exercises.
+    """
     stamp = previous.metadata.get("gencourse") if previous else None
-    old = rules.read_text(stem)
-    text = rules.filled(old, stem, stamp)
+    old = rules.read_text(stem, home)
+    text = rules.filled(old, stem, stamp, home)
     if text != old:
-        write(rules.text_path(stem), text)
+        write(rules.text_path(stem, home), text)
     notebook = combined(text, previous)
+    if home:
+        exercises.mark(notebook, stem)
     nbformat.validate(notebook)
-    source = nbformat.writes(notebook) + "\n"
-    path = rules.notebook_path(stem)
+    _save_notebook(rules.notebook_path(stem, home), nbformat.writes(notebook) + "\n")
+    if home:
+        _save_notebook(rules.EXERCISES / f"{stem}.ipynb", exercises.generated(notebook))
+
+
+def _save_notebook(path, source):
     if not path.exists() or path.read_text(encoding="utf-8") != source:
         write(path, source)
 
@@ -219,19 +232,8 @@ def build(stem, profile, found=None):
     text = rules.filled(rules.read_text(stem), stem, None)
     notebook = combined(text, previous)
     code_hash = rules.code_hash(notebook)
-    print(f"{stem}: running with the {profile} profile", flush=True)
     found_runs = len(list(Path(found).rglob("config.json"))) if found else 0
-    with tempfile.TemporaryDirectory(prefix="gencourse-", ignore_cleanup_errors=True) as runs:
-        if found:
-            shutil.copytree(found, runs, dirs_exist_ok=True)
-        try:
-            seconds, peak_mb, data, machine = execute(notebook, profile, Path(runs))
-        except BuildError as error:
-            raise BuildError(f"{stem} was not built, its notebook is unchanged. {error}") from None
-        folders = {runs: "runs"}
-        if data_folder := os.environ.get("GENCOURSE_DATA"):
-            folders[data_folder] = "$GENCOURSE_DATA"
-        clean(notebook, folders)
+    seconds, peak_mb, data, machine = _run(stem, notebook, profile, found)
     earlier = (previous.metadata.get("gencourse") or {}) if previous else {}
     measured = {**earlier.get("seconds_by_profile", {}), profile: round(seconds, 1)}
     notebook.metadata["gencourse"] = {
@@ -247,6 +249,35 @@ def build(stem, profile, found=None):
     save(stem, notebook)  # reads the text again: prose edited meanwhile is kept
     save_readme()
     print(f"{stem}: {rules.minutes(seconds)} min, peak memory {peak_mb} MB, {machine}")
+
+
+def _run(stem, notebook, profile, found=None):
+    """Run a notebook in a folder of its own, clean it, and return what `execute` does."""
+    print(f"{stem}: running with the {profile} profile", flush=True)
+    with tempfile.TemporaryDirectory(prefix="gencourse-", ignore_cleanup_errors=True) as runs:
+        if found:
+            shutil.copytree(found, runs, dirs_exist_ok=True)
+        try:
+            measured = execute(notebook, profile, Path(runs))
+        except BuildError as error:
+            raise BuildError(f"{stem} was not built, its notebook is unchanged. {error}") from None
+        folders = {runs: "runs"}
+        if data_folder := os.environ.get("GENCOURSE_DATA"):
+            folders[data_folder] = "$GENCOURSE_DATA"
+        clean(notebook, folders)
+    return measured
+
+
+def build_solution(stem):
+    """Text → solution, run → exercises; on any failure both notebooks stay what they were."""
+    home = rules.SOLUTIONS
+    text = rules.filled(rules.read_text(stem, home), stem, None, home)
+    notebook = combined(text, rules.read_notebook(stem, home))
+    code_hash = rules.code_hash(notebook)
+    seconds, *_ = _run(stem, notebook, "cpu")
+    notebook.metadata["gencourse"] = {"code_hash": code_hash}
+    save(stem, notebook, home)
+    print(f"solutions/{stem} and exercises/{stem}: {seconds:.0f} s")
 
 
 def _require_gpu():
@@ -269,22 +300,24 @@ def changed():
 
 
 def problems(stems=()):
-    """Sentences about these chapters, or about all of them and the README."""
+    """Sentences about these chapters and their solutions, or about everything and the README."""
+    solved = rules.stems(rules.SOLUTIONS / "text")
     found = [sentence for stem in stems or rules.stems() for sentence in rules.chapter(stem)]
-    return found if stems else found + rules.orphans() + rules.readme()
+    found += [x for s in solved if s in stems or not stems for x in exercises.solution(s)]
+    return found if stems else found + rules.orphans() + exercises.orphans() + rules.readme()
 
 
-def _stem(name):
-    """05, 05_dcgan, chapters/text/05_dcgan.py: all name the same chapter."""
+def _stem(name, stems):
+    """05, 05_dcgan, chapters/text/05_dcgan.py: all name the same one of these."""
     wanted = Path(name).stem
-    found = [s for s in rules.stems() if s == wanted or s.startswith(wanted + "_")]
+    found = [s for s in stems if s == wanted or s.startswith(wanted + "_")]
     if len(found) != 1:
-        raise BuildError(f"No chapter {name!r}; there are {', '.join(rules.stems()) or 'none'}.")
+        raise BuildError(f"There is no {name!r}; there are {', '.join(stems) or 'none'}.")
     return found[0]
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Build the chapters' notebooks from their texts.")
+    parser = argparse.ArgumentParser(description="Build the notebooks from their texts.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("one", help="build the chapters named, such as 05_dcgan")
     one.add_argument("chapter", nargs="+")
@@ -292,6 +325,8 @@ def main():
     for command in (one, more):
         command.add_argument("--profile", choices=("cpu", "gpu", "smoke"), default="cpu")
     one.add_argument("--runs", type=Path, help="finished runs that the chapters may find")
+    solutions = commands.add_parser("solutions", help="run solutions and make their exercises")
+    solutions.add_argument("solution", nargs="*", help="such as 05_dcgan; none: all of them")
     commands.add_parser("sync", help="take over prose edits; nothing is run")
     check = commands.add_parser("check", help="say what is not as it should be")
     check.add_argument("chapter", nargs="*")
@@ -301,16 +336,23 @@ def main():
             named = arguments.command == "one"
             if named and arguments.runs and not arguments.runs.is_dir():
                 raise BuildError(f"--runs {arguments.runs} is no folder.")
-            for stem in [_stem(c) for c in arguments.chapter] if named else changed():
+            stems = rules.stems()
+            for stem in [_stem(c, stems) for c in arguments.chapter] if named else changed():
                 build(stem, arguments.profile, arguments.runs if named else None)
                 print("\n".join(rules.chapter(stem)))
+        if arguments.command == "solutions":
+            stems = rules.stems(rules.SOLUTIONS / "text")
+            for stem in [_stem(s, stems) for s in arguments.solution] or stems:
+                build_solution(stem)
+                print("\n".join(exercises.solution(stem)))
         if arguments.command in ("sync", "changed"):
-            for stem in rules.stems():
-                if notebook := rules.read_notebook(stem):
-                    save(stem, notebook)
+            for home in (None, rules.SOLUTIONS):
+                for stem in rules.stems(home / "text" if home else rules.TEXT):
+                    if notebook := rules.read_notebook(stem, home):
+                        save(stem, notebook, home)
             save_readme()
         if arguments.command == "check":
-            if found := problems([_stem(c) for c in arguments.chapter]):
+            if found := problems([_stem(c, rules.stems()) for c in arguments.chapter]):
                 raise BuildError("\n".join(found))
             print("Texts, notebooks, stamps and the README agree, and every rule is kept.")
     except BuildError as error:

@@ -1,6 +1,7 @@
 """The rules every chapter keeps, each a function that returns a list of sentences (empty: kept).
 
 `python tools/build.py check` prints them and tests/test_notebooks.py asserts that there are none.
+Functions that take a `home` work on chapters (None) and on the folder solutions/ alike.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from jupytext.compare import NotebookDifference, compare_notebooks
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = ROOT / "chapters"
 TEXT = CHAPTERS / "text"
+SOLUTIONS, EXERCISES = ROOT / "solutions", ROOT / "exercises"
 README = ROOT / "README.md"
 CODE_LINES, MEDIAN_CODE_LINES, PROSE_WORDS, IMPORT_LINES, BYTES = 40, 8, 120, 8, 400_000
 STAMP_KEYS = {"code_hash", "profile", "data", "seconds", "peak_mb", "machine", "seconds_by_profile"}
@@ -31,12 +33,12 @@ def stems(folder=TEXT, suffix=".py"):
     return sorted(p.stem for p in Path(folder).glob(f"[0-9][0-9]_*{suffix}"))
 
 
-def text_path(stem):
-    return TEXT / f"{stem}.py"
+def text_path(stem, home=None):
+    return (home / "text" if home else TEXT) / f"{stem}.py"
 
 
-def notebook_path(stem):
-    return CHAPTERS / f"{stem}.ipynb"
+def notebook_path(stem, home=None):
+    return (home or CHAPTERS) / f"{stem}.ipynb"
 
 
 def repository():
@@ -45,10 +47,11 @@ def repository():
     return project["urls"]["Repository"]
 
 
-def colab_url(stem):
-    """Where Colab opens a chapter."""
+def colab_url(stem, home=None):
+    """Where Colab opens a chapter, or the exercises of a solution."""
     path = repository().removeprefix("https://github.com/")
-    return f"https://colab.research.google.com/github/{path}/blob/main/chapters/{stem}.ipynb"
+    folder = "exercises" if home else "chapters"
+    return f"https://colab.research.google.com/github/{path}/blob/main/{folder}/{stem}.ipynb"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -59,13 +62,13 @@ def from_text(text):
     return jupytext.reads(text, fmt="py:percent")
 
 
-def read_text(stem):
-    return text_path(stem).read_text(encoding="utf-8")
+def read_text(stem, home=None):
+    return text_path(stem, home).read_text(encoding="utf-8")
 
 
-def read_notebook(stem):
+def read_notebook(stem, home=None):
     """The committed notebook, or None where there is none yet."""
-    path = notebook_path(stem)
+    path = notebook_path(stem, home)
     return nbformat.read(path, as_version=4) if path.exists() else None
 
 
@@ -132,10 +135,10 @@ def _replace_block(text, name, lines):
     return pattern.sub(lambda _: _block(name, lines), text, count=1)
 
 
-def filled(text, stem, stamp):
-    """A chapter's text with stamp, Colab link and install cell as the build wants them."""
+def filled(text, stem, stamp, home=None):
+    """A text with stamp, Colab link and install cell as the build wants them."""
     text = _replace_block(text, "stamp", stamp_lines(stamp))
-    text = _replace_block(text, "badge", [f"[Open in Colab]({colab_url(stem)})"])
+    text = _replace_block(text, "badge", [f"[Open in Colab]({colab_url(stem, home)})"])
     install = re.compile(r'^(# %% tags=\["install"\]\n).*?(?=\n# %%|\Z)', re.S | re.M)
     body = INSTALL.format(repository=repository()) + "\n"
     return install.sub(lambda m: m.group(1) + body, text, count=1)
@@ -162,12 +165,14 @@ def filled_readme(readme, stamps):
 # --- the rules ------------------------------------------------------------------------------------
 
 
-def pairing(stem, text, notebook):
+def pairing(stem, text, notebook, home=None):
     """Text and notebook hold the same cells, and the build has filled what it fills."""
     if notebook is None:
-        return [f"chapters/{stem}.ipynb is missing: run `python tools/build.py one {stem}`."]
+        folder, command = ("solutions", "solutions") if home else ("chapters", "one")
+        return [f"{folder}/{stem}.ipynb is missing: run `python tools/build.py {command} {stem}`."]
     found = []
-    for marker in ("<!-- stamp -->", "<!-- badge -->", '# %% tags=["install"]'):
+    markers = ["<!-- stamp -->", "<!-- badge -->", '# %% tags=["install"]']
+    for marker in markers[1:] if home else markers:
         if (count := text.count(marker)) != 1:
             found.append(f"{stem}: the text must hold {marker} once, not {count} times.")
     try:
@@ -176,7 +181,7 @@ def pairing(stem, text, notebook):
         found.append(
             f"{stem}: text and notebook differ, run `python tools/build.py sync`: {difference}"
         )
-    if text != filled(text, stem, notebook.metadata.get("gencourse")):
+    if text != filled(text, stem, notebook.metadata.get("gencourse"), home):
         found.append(
             f"{stem}: stamp, Colab link or install cell is not what the build writes: "
             "run `python tools/build.py sync`."
@@ -215,7 +220,7 @@ def executed(stem, notebook):
         if "NBVAL_" in cell.source or any(t.startswith("nbval-") for t in tags(cell)):
             found.append(f"{where}: nbval markers hide cells from the tests; take them out.")
         for output in cell.outputs:
-            shown = _output_text(output)
+            shown = output_text(output)
             if output.output_type == "stream" and output.name == "stderr":
                 found.append(f"{where} writes to stderr: {shown.strip()[:80]!r}.")
             if place := re.search(r"(?<![\w/.:])/(?:tmp|home|root|Users|work|content)/\S*", shown):
@@ -294,10 +299,10 @@ def anatomy(stem, notebook):
         found.append(f"{stem}: no cell prints runtime.describe().")
     if not any(re.search(r"\bexplore\(", c.source) for c in code_cells(notebook)):
         found.append(f"{stem}: no interactive explorer (widgets.explore).")
-    sections = _sections(notebook)
-    if not any(re.match(rf"{number}\.\d", name) for name in sections):
+    parts = sections(notebook)
+    if not any(re.match(rf"{number}\.\d", name) for name in parts):
         found.append(f"{stem}: no numbered section `## {number}.1 …`.")
-    for name, cells in sections.items():
+    for name, cells in parts.items():
         if re.match(r"\d+\.\d", name):
             code = [c for c in cells if c.cell_type == "code"]
             last = code[-1].source if code else ""
@@ -387,21 +392,21 @@ def words(markdown):
     return sum(bool(re.search(r"\w", word)) for word in markdown.split())
 
 
-def _sections(notebook):
+def sections(notebook):
     """The cells under each `## ` heading, by the heading's words."""
-    sections, current = {}, []
+    found, current = {}, []
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (m := re.search(r"^## (.+)$", cell.source, re.M)):
-            current = sections.setdefault(m.group(1).strip(), [])
+            current = found.setdefault(m.group(1).strip(), [])
         current.append(cell)
-    return sections
+    return found
 
 
 def _first_line(cell):
     return cell.source.split("\n", 1)[0][:50]
 
 
-def _output_text(output):
+def output_text(output):
     if output.output_type == "stream":
         return output.text
     if output.output_type == "error":
