@@ -88,8 +88,8 @@ check("kl", kl)
 #
 # *warm-up · 10 minutes · `js`*
 #
-# The game of a GAN is a JS divergence, and its ceiling is why generators get stuck. With the mixture
-# $m = \tfrac12(p + q)$:
+# The game of a GAN is a JS divergence, and its ceiling is why generators get stuck. With the
+# mixture $m = \tfrac12(p + q)$:
 #
 # $$\mathrm{JS}(p, q) = \tfrac12\mathrm{KL}(p\,\|\,m) + \tfrac12\mathrm{KL}(q\,\|\,m)$$
 #
@@ -193,8 +193,8 @@ plot.show(fig, alt="The broken loss of random logits falls as the number of clas
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# What does `.mean()` divide by? And what should it divide by, if KL is a *sum* over classes and only
-# the batch is averaged?
+# What does `.mean()` divide by? And what should it divide by, if KL is a *sum* over classes and
+# only the batch is averaged?
 #
 # </details>
 #
@@ -228,14 +228,14 @@ check("kl_from_logits", kl_from_logits)
 #
 # $$W_1 = \int |F(t) - G(t)|\,dt$$
 #
-# `x`: (N,), `y`: (M,) samples, in any order; N and M may differ. Each point of `x` weighs $1/N$, each
-# of `y` $1/M$. Return a scalar, in the samples' unit.
+# `x`: (N,), `y`: (M,) samples, in any order; N and M may differ. Each point of `x` weighs $1/N$,
+# each of `y` $1/M$. Return a scalar, in the samples' unit.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# For $N = M$: sort both, and the $i$-th smallest moves to the $i$-th smallest. Write that first; the
-# check will tell you what is missing.
+# For $N = M$: sort both, and the $i$-th smallest moves to the $i$-th smallest. Write that first;
+# the check will tell you what is missing.
 #
 # </details>
 #
