@@ -14,6 +14,125 @@ def plain_call(answer, case):
     return answer(*case.values())
 
 
+# --- chapter 05 -----------------------------------------------------------------------------------
+
+
+def _layer(kind):
+    """A layer of a named kind, large enough for statistics, with biases that are not zero yet."""
+    if kind == "ConvBlock":  # someone's own block: its name says Conv, and it has no weight itself
+        ConvBlock = type("ConvBlock", (torch.nn.Sequential,), {})
+        return ConvBlock(torch.nn.Conv2d(64, 128, 4), torch.nn.LeakyReLU(0.2))
+    name, _, without = kind.partition(" without ")
+    options = {"bias": {"bias": False}, "scale": {"affine": False}, "": {}}[without]
+    sizes = {"Conv2d": (64, 128, 4), "ConvTranspose2d": (128, 64, 4), "Linear": (128, 512),
+             "BatchNorm2d": (20_000,), "BatchNorm1d": (20_000,), "PReLU": ()}  # fmt: skip
+    return getattr(torch.nn, name)(*sizes[name], **options)
+
+
+def dcgan_init(answer, case):
+    """Mean and spread [0.02] of every tensor of the layer, and the share beyond two deviations."""
+    net = torch.nn.Sequential(_layer(case["layer"]))
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.ones_(parameter)
+    net.apply(answer)
+    shown = {}
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            value = value.double()
+            mean, spread = value.mean(), value.std(correction=0)
+            tail = ((value - mean).abs() > 2 * spread).double().mean()
+            numbers = {"mean / 0.02": mean / 0.02, "spread / 0.02": spread / 0.02}
+            shown[name] = {k: v.item() for k, v in (numbers | {"tail": 10 * tail}).items()}
+    return shown
+
+
+def ema_update(answer, case):
+    """Both nets' numbers after some updates, between which the source moves on."""
+    n_out, n_in = case["source"]["0.weight"].shape
+    nets = []
+    for name in ("average", "source"):
+        net = torch.nn.Sequential(torch.nn.Linear(n_in, n_out), torch.nn.BatchNorm1d(n_out))
+        net.to(case[name]["0.weight"].dtype)
+        net.load_state_dict({**case[name], "1.num_batches_tracked": torch.tensor(7)})
+        nets.append(net)
+    for _ in range(case["updates"]):
+        answer(*nets, case["decay"])
+        with torch.no_grad():
+            for value in nets[1].state_dict().values():
+                value.mul_(2) if value.is_floating_point() else value.add_(1)
+    return [{k: v for k, v in net.state_dict().items() if v.is_floating_point()} for net in nets]
+
+
+def _gradients(net, x):
+    """Gradients of the input and of each weight, or None where none arrives."""
+    net.zero_grad(set_to_none=True)
+    x = x.clone().requires_grad_()
+    loss = net(x).square().sum()
+    if loss.requires_grad:
+        loss.backward()
+    return [x.grad, *[p.grad for p in net.parameters()]]
+
+
+def freeze(answer, case):
+    """Gradients inside the block, after it, after an error in it, and after two nested blocks."""
+    x, width = case["x"], len(case["weight"])
+    parts = [torch.nn.Linear(x.shape[1], width), torch.nn.BatchNorm1d(width), torch.nn.Tanh(),
+             torch.nn.Linear(width, 1)]  # fmt: skip
+    net = torch.nn.Sequential(*parts).double()
+    with torch.no_grad():
+        net[0].weight.copy_(case["weight"])
+        net[3].weight.copy_(case["head"])
+        for bias in (net[0].bias, net[3].bias):
+            bias.fill_(0.5)
+    for parameter, flag in zip(net.parameters(), case["flags"], strict=True):
+        parameter.requires_grad_(flag)
+    shown = {}
+    with answer(net):
+        shown["inside"] = _gradients(net, x)
+    shown["after"] = _gradients(net, x)
+    stop = {"ValueError": ValueError, "KeyboardInterrupt": KeyboardInterrupt}[case["stop"]]
+    shown["the error comes through"] = False
+    try:
+        with answer(net):
+            raise stop
+    except stop:
+        shown["the error comes through"] = True
+    shown["after an error"] = _gradients(net, x)
+    with answer(net):
+        with answer(net):
+            pass
+        shown["between two blocks"] = _gradients(net, x)
+    shown["after both"] = _gradients(net, x)
+    shown["flags"] = [p.requires_grad for p in net.parameters()]
+    return shown
+
+
+def look_at(answer, case):
+    """A short training with a look after each step: the samples, G's state and its mode."""
+    width, z_dim = case["weights"]["first"].shape
+    G = torch.nn.Sequential(
+        torch.nn.Linear(z_dim, width), torch.nn.BatchNorm1d(width), torch.nn.ReLU(),
+        torch.nn.Linear(width, 2),
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        G[0].weight.copy_(case["weights"]["first"])
+        G[3].weight.copy_(case["weights"]["last"])
+        for layer in (G[0], G[3]):
+            layer.bias.fill_(0.1)
+    judge, optimizer = case["weights"]["judge"], torch.optim.SGD(G.parameters(), lr=0.1)
+    G.train(case["training"])
+    samples = []
+    for z in case["noise"]:
+        loss = torch.nn.functional.softplus(-G(z) @ judge.T).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        samples.append(answer(G, case["z"]))
+    state = {k: v for k, v in G.state_dict().items() if v.is_floating_point()}
+    return {"samples": samples, "state": state, "training": G.training}
+
+
 # --- chapter 08 -----------------------------------------------------------------------------------
 
 
