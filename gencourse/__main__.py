@@ -1,4 +1,4 @@
-"""The `gencourse` command: train without a notebook, and ask what went wrong."""
+"""The `gencourse` command: train without a notebook, ask what went wrong, grade a class."""
 
 import re
 import sys
@@ -25,7 +25,7 @@ class Model(StrEnum):
 
 @app.callback()
 def _gencourse():
-    """Learn image generation: train the course's models and diagnose runs without a notebook."""
+    """Learn image generation: train the course's models, diagnose runs, grade a class."""
 
 
 @app.command()
@@ -155,6 +155,66 @@ def doctor(
     raise typer.Exit(0 if report.healthy else 1)
 
 
+@app.command()
+def grade(
+    submissions: Annotated[
+        Path, typer.Argument(help="Folder or .zip of notebooks, as Canvas and Moodle give them.")
+    ],
+    assignment: Annotated[str, typer.Option(help="Such as 01_kl_divergence.")],
+    out: Annotated[Path, typer.Option(help="Folder for grades.csv, pages and the summary.")],
+    workers: Annotated[int | None, typer.Option(help="Side by side; default: all cores.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the inputs; default: a secret one, kept in --out.")
+    ] = None,
+    memory: Annotated[float, typer.Option(help="GB that a notebook may use.")] = 3.0,
+    cell_seconds: Annotated[float, typer.Option(help="Time for one cell.")] = 30.0,
+    image: Annotated[
+        str | None, typer.Option(help="Container image, to use Docker or Podman.")
+    ] = None,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="No sandbox: only for notebooks you trust.")
+    ] = False,
+    moodle_worksheet: Annotated[
+        Path | None, typer.Option(help="Moodle's grading worksheet, to be filled in.")
+    ] = None,
+    fail_under: Annotated[
+        float | None, typer.Option(help="Exit with 1 if anybody has less than so many percent.")
+    ] = None,
+):
+    """Grade notebooks in sandboxes: values are compared outside, so a notebook can't change them.
+
+    Writes grades.csv, a page for every student and summary.html. The same command again goes on
+    where it was stopped, and runs only what is new or changed.
+    """
+    from gencourse import runtime
+    from gencourse.checks import core
+    from gencourse.grade import fill_worksheet
+    from gencourse.grade import grade as grade_all
+    from gencourse.sandbox import Limits
+
+    given = {"--workers": workers, "--memory": memory, "--cell-seconds": cell_seconds}
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise runtime.UserError(f"{name} is {value:g}; it must be above 0.")
+    limits = Limits(memory=int(memory * (1 << 30)), cell=cell_seconds)
+    grades = grade_all(
+        submissions, assignment, out,
+        seed=seed, workers=workers, limits=limits, image=image, unsafe=unsafe,
+    )
+    exercises = core.assignments()[assignment]
+    total = sum(e.points for e in exercises)
+    scores = [sum(one.score(e) for e in exercises) for one in grades]
+    mean = sum(scores) / len(scores)
+    typer.echo(f"{len(grades)} graded, mean {mean:.1f} of {total} points: {out / 'grades.csv'}, "
+               f"{out / 'summary.html'}")
+    if moodle_worksheet:
+        filled = fill_worksheet(moodle_worksheet, grades, exercises, out)
+        typer.echo(f"{filled} rows filled: {out / 'moodle.csv'}")
+    if fail_under is not None and min(scores) < fail_under / 100 * total:
+        typer.echo(f"Somebody has less than {fail_under:g} %.", err=True)
+        raise typer.Exit(1)
+
+
 def _test_half(data, size, images):
     """The test pictures that belong to `images`, or None for a folder that has no test half."""
     from gencourse.data import DataError, load
@@ -193,7 +253,7 @@ def main():
         # A wrong option; newer versions of typer no longer raise click's own class.
         if not hasattr(error, "format_message"):
             raise
-        name = "".join(f"{a} " for a in sys.argv[1:2] if a in ("train", "doctor"))
+        name = "".join(f"{a} " for a in sys.argv[1:2] if a in ("train", "doctor", "grade"))
         sentence = f"{error.format_message().rstrip('.')}. See `gencourse {name}--help`."
         code = 2
     print(" ".join(sentence.split()), file=sys.stderr)

@@ -63,7 +63,7 @@ def pack(tree):
     """A message as bytes. Raises: TypeError for what does not travel (`plain` leaves nothing)."""
     found = []
     text = json.dumps(_to_json(tree, found)).encode()
-    body = save({str(i): t.contiguous() for i, t in enumerate(found)}) if found else b""
+    body = save({str(i): t.clone().contiguous() for i, t in enumerate(found)}) if found else b""
     return LENGTHS.pack(len(text), len(body)) + text + body
 
 
