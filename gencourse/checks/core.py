@@ -17,6 +17,7 @@ import torch
 from gencourse.checks import inside, values
 
 CHAPTERS = sorted(path.stem for path in Path(__file__).parent.glob("chapter_[0-9][0-9].py"))
+INPUTS = ("cpu",)  # the device of all cases
 POINTS = {"warm-up": 1, "core": 2, "stretch": 3}
 STUB = f'raise NotImplementedError("{inside.BLANK}")'
 
@@ -113,7 +114,8 @@ class Exercise:
             return bool(one.error and other.error) and one.error["kind"] == other.error["kind"]
         return (
             self._close(one.value, other.value)
-            and (one.devices, one.changed) == (other.devices, other.changed)
+            and not _elsewhere(one, other)
+            and one.changed == other.changed
             and self._close(one.gradients, other.gradients)
         )
 
@@ -146,13 +148,13 @@ class Exercise:
             return "exception", _error_sentence(one.error), shown
         if one.value is None and good.value is not None:
             return "nothing", "It returns nothing (None): is a `return` missing?", shown
+        if _elsewhere(one, good):
+            here, there = " and ".join(one.devices), " and ".join(good.devices or INPUTS)
+            sentence = f"The result lies on the device {here}, the inputs on {there}."
+            return "device", sentence, shown
         if difference := _difference(one.value, good.value, self.rtol, self.atol):
             kind, sentence, detail = difference
             return kind, sentence, f"{shown} {detail}"
-        if one.devices != good.devices:
-            here, there = " and ".join(one.devices), " and ".join(good.devices)
-            sentence = f"The result lies on the device {here}, the inputs on {there}."
-            return "device", sentence, shown
         if one.changed:
             names = " and ".join(f"`{name}`" for name in one.changed)
             sentence = f"The values are right, but {names} was changed in place: work on a copy."
@@ -231,6 +233,11 @@ def check(name, answer):
 
 
 # --- comparing ------------------------------------------------------------------------------------
+
+
+def _elsewhere(one, good):
+    """Whether tensors lie on another device than the reference's; a plain number lies nowhere."""
+    return bool(one.devices) and one.devices != (good.devices or INPUTS)
 
 
 def _difference(one, good, rtol, atol, where=""):

@@ -15,6 +15,8 @@ from safetensors.torch import load, save
 
 LONGEST_TREE, LONGEST_MESSAGE = 1 << 20, 64 << 20  # [bytes]
 LENGTHS = struct.Struct("<QQ")  # of the JSON and of the tensors
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+DTYPES = (*INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
 
 
 class Unreadable(ValueError):
@@ -31,14 +33,15 @@ def plain(value, depth=0):
     """A copy of a value that can be sent and compared, detached and on the CPU.
 
     value: anything. NumPy's numbers become Python's; what is neither a number, text, a tensor nor
-    a list, tuple or dict of them becomes `Other`, and so does what is nested deeper than 8.
+    a list, tuple or dict of them becomes `Other`, and so does what is nested deeper than 8, or a
+    tensor whose dtype is not one of DTYPES.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
-    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-        return torch.empty(value.shape, dtype=value.dtype) if value.is_meta else _copy(value)
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided and value.dtype in DTYPES:
+        return torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else _copy(value)
     if type(value) in (list, tuple) and depth < 8:
         return type(value)(plain(v, depth + 1) for v in value)
     if isinstance(value, tuple) and depth < 8:  # a named tuple compares as a tuple
@@ -85,7 +88,8 @@ def unpack(text, body):
 
 
 def _copy(tensor):
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    tensor = tensor.detach().as_subclass(torch.Tensor)
+    return tensor.to("cpu", copy=True).contiguous()
 
 
 def _to_json(value, found):
