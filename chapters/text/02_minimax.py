@@ -1149,11 +1149,13 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Exercises
 #
-# They live in `exercises/02_minimax.ipynb`, which comes with a later release.
+# Five in [the exercises](../exercises/02_minimax.ipynb), each with a check:
 #
-# 1. `optimal_discriminator(p, q)`: $D^*$ on arrays of densities, also where both are 0.
-# 2. `extragradient_step(x, y, eta)` for the game $xy$, and the largest rate at which it converges.
-# 3. `generator_gradient(logits, saturating)`: both gradients by hand, without autograd.
+# 1. `optimal_discriminator`: $D^*$ on arrays of densities, in far tails and where both are 0.
+# 2. `js_bound`: what any judge's logits prove about JS, exact for logits of ±200.
+# 3. `generator_gradient`: both of the forger's gradients by hand, to the last digit.
+# 4. `judge_loss`, a repair: both losses go to zero, and the forger stays where it was.
+# 5. `extragradient_step`: for the game $x^\top Ay$, and the largest rate at which it converges.
 
 # %% [markdown]
 # ## Recap
