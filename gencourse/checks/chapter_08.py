@@ -298,7 +298,7 @@ vae_terms = Exercise(
     "vae_terms",
     level="core",
     minutes=20,
-    tests="both terms [nats per picture], and their gradients in all three tensors of weights.",
+    tests="both terms [nats per picture], the codes, and the gradients in all three tensors of weights.",
     hint="Ask of each line: which half, and a sum or a mean over what?",
     gradient=("encoder", "decoder", "bias"),
 )
@@ -319,12 +319,12 @@ def linear_nets(rng):
 
 
 def terms(x, encoder, decoder, bias, noise, heads=(0, 1), reduce=torch.Tensor.sum):
-    """The two terms; heads: which half is the mean, which the log-variance."""
+    """Both terms and the codes; heads: which half is the mean, which the log-variance."""
     halves = (x @ encoder.T).chunk(2, dim=1)
     mu, logvar = halves[heads[0]], halves[heads[1]]
     logits = (mu + torch.exp(logvar / 2) * noise) @ decoder.T + bias
     costs = F.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="none")
-    return reduce(costs, dim=1).mean(), kl_term(mu, logvar)
+    return reduce(costs, dim=1).mean(), kl_term(mu, logvar), mu, logvar
 
 
 vae_terms.reference(terms)
@@ -359,8 +359,8 @@ def mean_still(x, encoder, decoder, bias, noise):
     "both are sums, and here β = D/Z."
 )
 def mean_in_both(x, encoder, decoder, bias, noise):
-    nll, kl = terms(x, encoder, decoder, bias, noise, reduce=torch.Tensor.mean)
-    return nll, kl / noise.shape[1]
+    nll, kl, *codes = terms(x, encoder, decoder, bias, noise, reduce=torch.Tensor.mean)
+    return nll, kl / noise.shape[1], *codes
 
 
 @vae_terms.wrong("The halves are swapped: the *first* Z rows of `encoder` give the mean.")
@@ -370,8 +370,8 @@ def halves_swapped(x, encoder, decoder, bias, noise):
 
 @vae_terms.wrong("The reconstruction term is summed over the batch too.")
 def sum_over_everything(x, encoder, decoder, bias, noise):
-    nll, kl = terms(x, encoder, decoder, bias, noise)
-    return nll * len(x), kl
+    nll, *others = terms(x, encoder, decoder, bias, noise)
+    return nll * len(x), *others
 
 
 @vae_terms.wrong("z is not drawn any more: with z = μ this is no expectation over q(z|x).")
