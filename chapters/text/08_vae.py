@@ -1454,13 +1454,16 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/08_vae.ipynb`, which comes with a later release.
+# [The exercises](../exercises/08_vae.ipynb), with checks that name the mistake:
 #
-# 1. **The KL term.** Write `kl_to_standard_normal(mu, logvar)` and check it against Monte Carlo.
-# 2. **A mended VAE.** You get a VAE with one of the faults of 8.12; find it from its numbers and
-#    pictures, and mend it.
-# 3. **A learned σ.** Give the Gaussian VAE one trainable log σ for all pixels. Which β does it
-#    choose?
+# - `reparameterise`: several draws per picture, with gradients.
+# - `negative_elbo`: the whole loss, from logits as large as ±200.
+# - `best_sigma`: the σ of a Gaussian decoder, and so the β, that the data choose.
+# - `vae_terms`, a repair: a VAE whose reconstructions are all the same picture.
+# - `importance_weighted`: a bound tighter than the ELBO.
+#
+# To try at once: give the net of 8.6 one trainable log σ for all pixels and a Gaussian likelihood.
+# Which β does it choose at first, and which in the end?
 
 # %% [markdown]
 # ## Recap

@@ -298,7 +298,7 @@ vae_terms = Exercise(
     "vae_terms",
     level="core",
     minutes=20,
-    tests="both terms [nats per picture], the codes, and the gradients in all three tensors of weights.",
+    tests="both terms [nats per picture], the codes, and the gradients in all the weights.",
     hint="Ask of each line: which half, and a sum or a mean over what?",
     gradient=("encoder", "decoder", "bias"),
 )

@@ -142,7 +142,7 @@ print(f"logits 0 and codes that say nothing: {know_nothing:.2f} nats; 256 log 2 
 #
 # Find the one σ, shared by all pixels of all pictures, that makes the batch's mean smallest.
 #
-# `mean`, `x`: (B, C, H, W), no two batches equal. Return a pair: σ, and the smallest value itself
+# `mean`, `x`: (B, C, H, W), never equal everywhere. Return a pair: σ, and the smallest value itself
 # in nats per picture, two scalars; the second is differentiable in `mean`. Predict: does it matter
 # for that gradient whether it also flows through σ?
 
@@ -218,13 +218,13 @@ def broken_terms(x, encoder, decoder, bias, noise):
 # reconstructions, and μ against σ of every code.
 
 # %%
-def trained(terms, steps=300, Z=8):
+def trained(terms, steps=250, Z=8):
     """The weights (encoder, decoder, bias) after training with these terms on digits."""
     torch.manual_seed(0)
     weights = [0.03 * torch.randn(2 * Z, 256), 0.1 * torch.randn(256, Z), torch.zeros(256)]
     optimizer = torch.optim.Adam([w.requires_grad_() for w in weights], lr=0.01)
     for step in range(steps):
-        x = digits.batch(step, 128).cpu().flatten(1)
+        x = digits.batch(step, 64).cpu().flatten(1)
         reconstruction, kl, *_ = terms(x, *weights, torch.randn(len(x), Z))
         optimizer.zero_grad()
         (reconstruction + kl).backward()
