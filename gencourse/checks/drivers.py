@@ -14,6 +14,33 @@ def plain_call(answer, case):
     return answer(*case.values())
 
 
+# --- chapter 03 -----------------------------------------------------------------------------------
+
+
+def small_classifier(weights, mean, var):
+    """Linear, BatchNorm with these running averages, ReLU, linear; weights: W, b, W, b."""
+    (hidden, inputs), classes = weights[0].shape, len(weights[3])
+    layers = torch.nn.Linear(inputs, hidden), torch.nn.BatchNorm1d(hidden)
+    net = torch.nn.Sequential(*layers, torch.nn.ReLU(), torch.nn.Linear(hidden, classes)).double()
+    with torch.no_grad():
+        for parameter, value in zip([*net[0].parameters(), *net[3].parameters()], weights,
+                                    strict=True):  # fmt: skip
+            parameter.copy_(value)
+        net[1].running_mean.copy_(mean)
+        net[1].running_var.copy_(var)
+    return net
+
+
+def share_right(answer, case):
+    """The share, and what the net is afterwards: its running averages, and its next answers."""
+    net = small_classifier(case["weights"], case["mean"], case["var"]).train(case["training"])
+    share = answer(net, case["x"], case["labels"], case["batch_size"])
+    averages = [net[1].running_mean.clone(), net[1].running_var.clone()]
+    with torch.no_grad():
+        afterwards = net(case["x"][:4])
+    return {"share": share, "running averages": averages, "answers afterwards": afterwards}
+
+
 # --- chapter 05 -----------------------------------------------------------------------------------
 
 
