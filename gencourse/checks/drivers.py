@@ -147,14 +147,14 @@ def look_at(answer, case):
         G[3].weight.copy_(case["weights"]["last"])
         for layer in (G[0], G[3]):
             layer.bias.fill_(0.1)
-    judge, optimizer = case["weights"]["judge"], torch.optim.SGD(G.parameters(), lr=0.1)
+    judge, weights = case["weights"]["judge"], list(G.parameters())
     G.train(case["training"])
     samples = []
     for z in case["noise"]:
         loss = torch.nn.functional.softplus(-G(z) @ judge.T).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        with torch.no_grad():
+            for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight.sub_(slope, alpha=0.1)
         samples.append(answer(G, case["z"]))
     state = {k: v for k, v in G.state_dict().items() if v.is_floating_point()}
     return {"samples": samples, "state": state, "training": G.training}
@@ -169,3 +169,40 @@ def best_sigma(answer, case):
     if isinstance(returned, (tuple, list)) and returned and isinstance(returned[0], torch.Tensor):
         return (returned[0].detach(), *returned[1:])
     return returned
+
+
+# --- chapter 09 -----------------------------------------------------------------------------------
+
+
+def inversion_step(answer, case):
+    """A small generator with gradients in its weights, as in the middle of a training."""
+    weights = [case["first"].clone(), case["second"].clone()]
+    pixels = case["x"].shape[1:]
+    first = torch.nn.Linear(*weights[0].T.shape, bias=False, dtype=torch.float64)
+    second = torch.nn.Linear(*weights[1].T.shape, bias=False, dtype=torch.float64)
+    last = [torch.nn.Unflatten(1, pixels), torch.nn.Tanh()]
+    generator = torch.nn.Sequential(first, torch.nn.Tanh(), second, *last)
+    for layer, weight in zip((first, second), weights, strict=True):
+        layer.weight = torch.nn.Parameter(weight)
+        layer.weight.grad = torch.full_like(weight, 0.5)
+    z = answer(generator, case["z"], case["x"], case["lr"], case["penalty"])
+    if not isinstance(z, torch.Tensor):
+        return z
+    weights = [first.weight, second.weight]
+    left = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    return {"z": z.detach(), "weights": weights, "gradients": left}
+
+
+def held_out_accuracy(answer, case):
+    return _number(answer(*case.values()))
+
+
+def mutual_information_gap(answer, case):
+    return _number(answer(*case.values()))
+
+
+def _number(value):
+    """A scalar tensor as a number, whatever its precision; anything else as it is."""
+    if isinstance(value, torch.Tensor) and value.dim() == 0:
+        return value.item()
+    return value
