@@ -1074,11 +1074,15 @@ show_rows(
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/05_dcgan.ipynb` and come with a later release:
+# In [the exercises](../exercises/05_dcgan.ipynb) you write:
 #
-# 1. `transposed_size(n, k, s, p)`, and the layers that lead from 5 pixels to 40.
-# 2. `ema_update(average, source, decay)`, with buffers.
-# 3. `freeze(net)`, a context manager that freezes a net and *always* thaws it again.
+# 1. `transposed_size`: the side after several layers, output padding included;
+# 2. `dcgan_init`: the first weights, for anybody's net;
+# 3. `ema_update`: the average, with BatchNorm's statistics;
+# 4. `freeze`: a context manager that freezes a net and *always* thaws it again;
+# 5. `look_at`, a repair: somebody looks at samples, and the training changes.
+#
+# To try at once: `EMA_DECAY = 0.9999`. How many steps does the average need to look like the net?
 
 # %% [markdown]
 # ## Recap
