@@ -1360,11 +1360,13 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/03_convolutions.ipynb` and come with a later release:
+# Five in [the exercises](../exercises/03_convolutions.ipynb), each with a check:
 #
-# 1. `conv2d(x, w, stride, padding)` with `unfold`, for several channels.
-# 2. `receptive_field(layers)` for layers with *dilation* (gaps between the kernel's taps).
-# 3. `conv_backward(x, w, g, stride)`: both gradients, with stride.
+# 1. `receptive_field`: the walk through the layers, with *dilation* (gaps between the taps).
+# 2. `conv2d`: several channels, stride and padding, with `unfold`.
+# 3. `transposed_conv2d`: painting by hand, with the weights as PyTorch stores them.
+# 4. `conv_backward`: both gradients, with stride.
+# 5. `share_right`, a repair: a training goes wrong because somebody measures.
 
 # %% [markdown]
 # ## Recap
