@@ -160,6 +160,71 @@ def look_at(answer, case):
     return {"samples": samples, "state": state, "training": G.training}
 
 
+# --- chapter 06 -----------------------------------------------------------------------------------
+
+
+class _Critic(torch.nn.Module):
+    """A small smooth critic (B, …) → (B,) with given weights."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.first = torch.nn.Parameter(weights["first"].clone())
+        self.bias = torch.nn.Parameter(weights["bias"].clone())
+        self.last = torch.nn.Parameter(weights["last"][None].clone())
+
+    def forward(self, x):
+        h = torch.nn.functional.softplus(x.flatten(1) @ self.first.T + self.bias)
+        return (h @ self.last.T).squeeze(1)
+
+
+def gradient_penalty(answer, case):
+    """The penalty, and what it teaches the critic: the gradient in each of its weights."""
+    critic = _Critic(case["weights"])
+    penalty = answer(critic, case["x_real"], case["x_fake"], case["epsilon"])
+    if not isinstance(penalty, torch.Tensor) or penalty.dim():
+        return penalty, {}
+    for parameter in critic.parameters():
+        parameter.grad = None
+    if penalty.requires_grad:
+        penalty.backward()
+    return penalty, {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in critic.named_parameters()
+    }
+
+
+def wgan_round(answer, case):
+    """Both nets' weights after two rounds. The penalty is a simple one, for this test alone."""
+    weights = case["weights"]
+    G = torch.nn.Linear(weights["G"].shape[1], 2).double()
+    with torch.no_grad():
+        G.weight.copy_(weights["G"])
+        G.bias.fill_(0.5)
+    critic = _Critic(weights)
+    kind = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}[case["optimizer"]]
+    g_opt, c_opt = (kind(net.parameters(), lr=0.05) for net in (G, critic))
+
+    def penalty(critic, x_real, x_fake):
+        return 0.1 * (critic(x_real).square() + critic((x_real + x_fake) / 2).square()).mean()
+
+    shown = []
+    for x_reals, zs in zip(case["x_real"], case["z"], strict=True):
+        answer(G, critic, g_opt, c_opt, list(x_reals), list(zs), penalty)
+        shown.append([p.detach().clone() for net in (G, critic) for p in net.parameters()])
+    return shown
+
+
+def clipped_step(answer, case):
+    """The critic's weights after each of three steps, and the scores."""
+    critic = _Critic(case["weights"])
+    optimizer = torch.optim.SGD(critic.parameters(), lr=0.2)
+    shown = []
+    for x_real, x_fake in zip(case["x_real"], case["x_fake"], strict=True):
+        score = answer(critic, optimizer, x_real, x_fake, case["clip"])
+        shown.append((score, {k: p.detach().clone() for k, p in critic.named_parameters()}))
+    return shown
+
+
 # --- chapter 08 -----------------------------------------------------------------------------------
 
 
