@@ -1140,14 +1140,16 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/09_latent_space.ipynb`, which comes with a later release.
+# [The exercises](../exercises/09_latent_space.ipynb), with checks that name the mistake:
 #
-# 1. **Slerp.** Write `slerp(a, b, t)` that also works where a and b are nearly parallel, and check
-#    it against a rotation.
-# 2. **An attribute of your own.** Choose something that can be computed from pixels, find its
-#    direction, and report how much of every other attribute moves with it. Then project those out.
-# 3. **MIG.** Write `mutual_information_gap(codes, factors)`, and find a code with a MIG of 0 that
-#    determines every factor exactly.
+# - `held_out_accuracy`, a repair: a program that finds directions in pure noise.
+# - `slerp`: also where two ends are parallel or the same.
+# - `inversion_step`: one step of the search of 9.7, in which nothing moves but z.
+# - `pure_direction`: an attribute's direction without its bystanders.
+# - `mutual_information_gap`: MIG, and codes that know everything and score 0.
+#
+# To try at once: choose something that can be computed from pixels, find its direction with
+# `latent.direction`, and report how much every other attribute of 9.5 moves with it.
 
 # %% [markdown]
 # ## Recap
