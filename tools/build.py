@@ -33,6 +33,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbgrader.nbgraderformat import ValidationError
 
 import exercises
 
@@ -112,14 +113,15 @@ def save(stem, previous, home=None):
     if home:
         exercises.mark(notebook, stem)
     nbformat.validate(notebook)
-    _save_notebook(rules.notebook_path(stem, home), nbformat.writes(notebook) + "\n")
+    sources = {rules.notebook_path(stem, home): nbformat.writes(notebook) + "\n"}
     if home:
-        _save_notebook(rules.EXERCISES / f"{stem}.ipynb", exercises.generated(notebook))
-
-
-def _save_notebook(path, source):
-    if not path.exists() or path.read_text(encoding="utf-8") != source:
-        write(path, source)
+        try:
+            sources[rules.EXERCISES / f"{stem}.ipynb"] = exercises.generated(notebook)
+        except (RuntimeError, ValidationError) as error:
+            raise BuildError(f"{stem}: nbgrader can't make the exercises: {error}") from None
+    for path, source in sources.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != source:
+            write(path, source)
 
 
 def save_readme():

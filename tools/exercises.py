@@ -11,6 +11,7 @@ import re
 import rules
 from nbconvert.exporters import NotebookExporter
 from nbgrader import preprocessors
+from nbgrader.nbgraderformat import ValidationError
 from traitlets.config import Config
 
 from gencourse.checks import core
@@ -227,11 +228,14 @@ def exercise(stem, notebook):
         return [f"exercises/{stem}.ipynb is missing: run `python tools/build.py sync`."]
     source = path.read_text(encoding="utf-8")
     found = []
-    if source != generated(notebook):
-        found.append(
-            f"exercises/{stem}.ipynb is not what its solution generates: "
-            "run `python tools/build.py sync`."
-        )
+    try:
+        if source != generated(notebook):
+            found.append(
+                f"exercises/{stem}.ipynb is not what its solution generates: "
+                "run `python tools/build.py sync`."
+            )
+    except (RuntimeError, ValidationError) as error:
+        found.append(f"solutions/{stem}: nbgrader can't make the exercises: {error}")
     return found + given_away(stem, notebook, rules.nbformat.reads(source, as_version=4))
 
 
@@ -271,7 +275,7 @@ def orphans():
     paths = [p for home in (rules.SOLUTIONS, rules.EXERCISES) for p in sorted(home.glob("*.ipynb"))]
     found = [f"{p.parent.name}/{p.name} has no solutions/text/{p.stem}.py."
              for p in paths if p.stem not in texts]
-    alone = sorted(texts - set(rules.stems()))
+    alone = sorted(texts - set(rules.stems(rules.TEXT)))
     return found + [f"solutions/text/{name}.py belongs to no chapter." for name in alone]
 
 

@@ -171,19 +171,20 @@ def pairing(stem, text, notebook, home=None):
         folder, command = ("solutions", "solutions") if home else ("chapters", "one")
         return [f"{folder}/{stem}.ipynb is missing: run `python tools/build.py {command} {stem}`."]
     found = []
+    name = f"solutions/{stem}" if home else stem
     markers = ["<!-- stamp -->", "<!-- badge -->", '# %% tags=["install"]']
     for marker in markers[1:] if home else markers:
         if (count := text.count(marker)) != 1:
-            found.append(f"{stem}: the text must hold {marker} once, not {count} times.")
+            found.append(f"{name}: the text must hold {marker} once, not {count} times.")
     try:
         compare_notebooks(notebook, from_text(text), fmt="py:percent")
     except NotebookDifference as difference:
         found.append(
-            f"{stem}: text and notebook differ, run `python tools/build.py sync`: {difference}"
+            f"{name}: text and notebook differ, run `python tools/build.py sync`: {difference}"
         )
     if text != filled(text, stem, notebook.metadata.get("gencourse"), home):
         found.append(
-            f"{stem}: stamp, Colab link or install cell is not what the build writes: "
+            f"{name}: stamp, Colab link or install cell is not what the build writes: "
             "run `python tools/build.py sync`."
         )
     return found
