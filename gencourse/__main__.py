@@ -197,10 +197,14 @@ def grade(
         if value is not None and not value > 0:
             raise runtime.UserError(f"{name} is {value:g}; it must be above 0.")
     limits = Limits(memory=int(memory * (1 << 30)), cell=cell_seconds)
-    grades = grade_all(
-        submissions, assignment, out,
-        seed=seed, workers=workers, limits=limits, image=image, unsafe=unsafe,
-    )
+    try:
+        grades = grade_all(
+            submissions, assignment, out,
+            seed=seed, workers=workers, limits=limits, image=image, unsafe=unsafe,
+        )
+    except KeyboardInterrupt as stop:  # typer would end here without a word
+        typer.echo(str(stop), err=True)
+        raise typer.Exit(130) from None
     exercises = core.assignments()[assignment]
     total = sum(e.points for e in exercises)
     scores = [sum(one.score(e) for e in exercises) for one in grades]

@@ -71,12 +71,16 @@ def grade(path, assignment, out, *, seed=None, workers=None, limits=None, image=
         with ThreadPoolExecutor(workers) as pool:
             jobs = [pool.submit(_one, s, assignment, seed, room, out) for s in found]
             try:
-                for _ in tqdm(as_completed(jobs), total=len(jobs), unit="notebook"):
-                    pass
-                grades = [job.result() for job in jobs]
-            except BaseException:  # Ctrl-C: what is graded is kept; the rest is not begun
+                for job in tqdm(as_completed(jobs), total=len(jobs), unit="notebook"):
+                    job.result()
+            except BaseException as stop:  # Ctrl-C, or no sandbox starts: what is graded is kept
+                room.stopped = True
                 pool.shutdown(cancel_futures=True)
+                if isinstance(stop, KeyboardInterrupt):
+                    done = "Stopped. What was graded is kept: the same command again goes on."
+                    raise KeyboardInterrupt(done) from None
                 raise
+        grades = [job.result() for job in jobs]
     write(grades, exercises, assignment, out)
     return grades
 
@@ -121,7 +125,7 @@ def _one(submission, assignment, seed, room, out):
             return known._replace(verdicts=verdicts, notes=earlier["notes"])
     try:
         verdicts, notes = play(cells, exercises, seed, room)
-    except (UserError, OSError):  # the teacher's machine: no sandbox starts, the disk is full
+    except (UserError, OSError, sandbox.Stopped):  # trouble of the teacher's machine, or Ctrl-C
         raise
     except Exception as error:  # nobody else's grade may wait for a bug that one notebook finds
         sentence = f"The grader itself failed here ({type(error).__name__}: {error}): report it."
@@ -355,7 +359,7 @@ def _file_name(identity):
     name = re.sub(r"[^\w-]+", "-", identity)[:60].strip("-")
     if name == identity:
         return name
-    return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    return f"{name}-{hashlib.sha256(identity.encode(errors='replace')).hexdigest()[:8]}"
 
 
 def _version():

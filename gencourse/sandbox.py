@@ -40,6 +40,10 @@ MISSING = (
 TICK = 0.1  # [s] between two looks at how much a sandbox uses
 
 
+class Stopped(Exception):
+    """Whoever grades has stopped the batch."""
+
+
 class Ended(Exception):
     """The student's process is gone or was stopped; the message says why, as a clause."""
 
@@ -77,7 +81,7 @@ class Room:
 
     def __init__(self, folder, limits, *, image=None, unsafe=False):
         self.folder, self.limits, self.image = Path(folder), limits, image
-        self.engine = None
+        self.engine, self.stopped = None, False
         if sys.platform == "win32":
             raise UserError("Grading needs Linux or macOS; on Windows, run it inside WSL.")
         if unsafe:
@@ -94,6 +98,8 @@ class Room:
             if not shutil.which("bwrap"):
                 why = "bubblewrap (bwrap) is not installed here."
                 raise UserError(MISSING.format(why=why))
+            for name in NEEDED:  # here Python can keep what it compiles; a sandbox writes nothing
+                importlib.import_module(name)
             nothing = [*self._bubblewrap(), sys.executable, "-c", ""]
             self._try(subprocess.run(nothing, **QUIET))
 
@@ -210,8 +216,10 @@ class Sandbox:
             if reply["number"] != self.number:
                 raise values.Unreadable("The reply is to another request.")
             return reply["result"]
-        except (values.Unreadable, KeyError, TypeError, IndexError):
-            raise Ended("it sent something that is no answer") from None
+        except (values.Unreadable, KeyError, TypeError) as error:
+            long = "longer" in str(error)
+            what = "more than an answer may hold" if long else "something that is no answer"
+            raise Ended(f"it sent {what}") from None
 
     def close(self):
         """End the process and everything it has started."""
@@ -255,6 +263,8 @@ class Sandbox:
     def _wait(self, readers, writers, deadline, seconds):
         """Wait until a pipe is ready, and look at what the sandbox uses meanwhile."""
         while True:
+            if self.room.stopped:
+                raise Stopped
             left = deadline - time.monotonic()
             if left <= 0:
                 raise Ended(f"it took longer than {seconds:.3g} s")

@@ -33,8 +33,10 @@ class Player:
         result = self.shell.run_cell(source, store_history=False)
         for name in self.wanted:
             found = self.shell.user_ns.get(name)
-            # A copy of the blank cell, as Colab makes them, does not undo an answer given before.
-            if callable(found) and not (name in self.answers and inside.is_blank(found)):
+            if name in self.answers and inside.is_blank(found):
+                # A copy of the blank cell, as Colab makes them, does not undo an earlier answer.
+                self.shell.user_ns[name] = self.answers[name]
+            elif callable(found):
                 self.answers[name] = found
         error = result.error_before_exec or result.error_in_exec
         return error and {"kind": type(error).__name__, "message": str(error)[:500]}

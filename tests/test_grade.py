@@ -1,0 +1,247 @@
+"""`gencourse grade`: a class of simulated students, hostile ones among them, and its edges."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import classroom
+import pytest
+
+from gencourse import grade as grading
+from gencourse import sandbox
+from gencourse.checks import core
+from gencourse.runtime import UserError
+
+LIMITS = sandbox.Limits(cell=10, call=10)
+STUDENTS = {s.id: s for s in classroom.students()}
+WAS_HERE = "/tmp/gencourse-was-here"  # what the student "pickles" tries to leave behind
+COMMAND = [sys.executable, "-m", "gencourse", "grade"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bubblewrap():
+    if not shutil.which("bwrap"):
+        assert not os.environ.get("CI"), "CI must have bubblewrap: see .ci/run"
+        pytest.skip("bubblewrap is not installed here")
+
+
+def rows(out):
+    with open(out / "grades.csv", encoding="utf-8", newline="") as file:
+        return {row["ID"]: row for row in csv.DictReader(file)}
+
+
+def graded(folder, out, **options):
+    options = {"seed": 7, "limits": LIMITS} | options
+    return {g.id: g for g in grading.grade(folder, classroom.ASSIGNMENT, out, **options)}
+
+
+@pytest.fixture(scope="module")
+def the_class(tmp_path_factory):
+    """The whole class, graded once: (folder of submissions, folder of grades, id → Grade)."""
+    if os.path.exists(WAS_HERE):
+        os.remove(WAS_HERE)
+    folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("grades")
+    classroom.hand_in(folder, STUDENTS.values())
+    return folder, out, graded(folder, out)
+
+
+# --- the class ------------------------------------------------------------------------------------
+
+
+def test_the_class_is_large_and_everybody_has_a_grade(the_class):
+    _, out, grades = the_class
+    assert len(STUDENTS) >= 40
+    assert set(grades) == set(STUDENTS) == set(rows(out))
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_everybody_gets_what_they_computed(the_class, student):
+    _, out, grades = the_class
+    expected, one = STUDENTS[student], grades[student]
+    mistakes = {k: v.mistake for k, v in one.verdicts.items() if not v.passed}
+    assert mistakes == expected.mistakes, (one.verdicts, one.notes)
+    row = rows(out)[student]
+    points = {e.name: 0 if e.name in expected.mistakes else e.points for e in classroom.EXERCISES}
+    assert {name: int(row[name]) for name in points} == points
+    assert int(row[classroom.ASSIGNMENT]) == sum(points.values())
+    assert expected.notes in " ".join(one.notes)
+    for verdict in one.verdicts.values():
+        assert verdict.sentence.strip() and verdict.detail == "", verdict
+
+
+def test_every_named_mistake_of_the_assignment_was_made(the_class):
+    made = {(k, v.mistake) for one in the_class[2].values() for k, v in one.verdicts.items()}
+    named = {(e.name, w.name) for e in classroom.EXERCISES for w in e.wrongs}
+    assert named <= made
+
+
+def test_nothing_came_out_of_a_sandbox(the_class):
+    assert not os.path.exists(WAS_HERE)
+
+
+def test_pages_show_verdict_and_hint_and_no_expected_value(the_class):
+    _, out, grades = the_class
+    page = (out / "pages" / "mistake-0.html").read_text(encoding="utf-8")
+    for verdict in grades["mistake-0"].verdicts.values():
+        plain = re.sub(r"</?code>", "`", page)
+        assert verdict.sentence.replace("'", "&#x27;") in plain.replace("&quot;", '"')
+    everything = "".join(p.read_text(encoding="utf-8") for p in (out / "pages").iterdir())
+    assert "Hint: " in everything and "Expected" not in everything
+    assert "closed_form" not in everything and "log_softmax(-1)" not in everything
+    right = (out / "pages" / "right.html").read_text(encoding="utf-8")
+    assert "9 of 9 points" in right and "✗" not in right
+
+
+def test_the_summary_counts_mistakes(the_class):
+    _, out, grades = the_class
+    summary = (out / "summary.html").read_text(encoding="utf-8")
+    blank = sum(g.verdicts["wasserstein1"].mistake == "blank" for g in grades.values())
+    assert f"blank ({blank})" in summary
+    assert all(f"pages/{name}.html" in summary for name in STUDENTS)
+    assert (out / "mistakes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_grading_again_runs_nothing_and_changes_nothing(the_class, monkeypatch):
+    folder, out, grades = the_class
+    before = (out / "grades.csv").read_bytes()
+    monkeypatch.setattr(sandbox.Room, "open", lambda *_: pytest.fail("a sandbox was opened"))
+    assert graded(folder, out) == grades
+    assert (out / "grades.csv").read_bytes() == before
+
+
+def test_another_folder_of_grades_gives_the_same_rows(the_class, tmp_path):
+    """From nothing, in another order, side by side with other neighbours, with other inputs."""
+    some = ["right", "mistake-0", "other-faults", "forks-and-goes-on", "fork-bomb", "blank"]
+    (tmp_path / "in").mkdir()
+    classroom.hand_in(tmp_path / "in", [STUDENTS[name] for name in some])
+    graded(tmp_path / "in", tmp_path / "out", seed=None, workers=3)
+    before = rows(the_class[1])
+    assert rows(tmp_path / "out") == {name: before[name] for name in some}
+
+
+# --- going on, and going wrong --------------------------------------------------------------------
+
+
+def small_class(folder, *names):
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.ipynb").write_text(STUDENTS[name].notebook(), encoding="utf-8")
+
+
+def test_an_interrupted_batch_goes_on(tmp_path):
+    small_class(tmp_path / "in", "right", "blank", "half-done", "twice")
+    out = tmp_path / "out"
+    command = [*COMMAND, str(tmp_path / "in"), "--assignment", classroom.ASSIGNMENT,
+               "--out", str(out), "--workers", "1"]
+    first = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also in the background
+    )
+    until = time.monotonic() + 240
+    while not list(out.glob("results/*.json")) and time.monotonic() < until:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    said = first.communicate(timeout=120)[1]
+    assert first.returncode == 130 and "same command" in said, said
+    done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
+    assert 1 <= len(done) < 4 and not (out / "grades.csv").exists()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert second.returncode == 0, second.stderr
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    points = {name: int(row[classroom.ASSIGNMENT]) for name, row in rows(out).items()}
+    assert points == {"right": 9, "blank": 0, "half-done": 2, "twice": 9}
+
+    # a changed submission is graded again, the others are not
+    shutil.copy(tmp_path / "in" / "right.ipynb", tmp_path / "in" / "blank.ipynb")
+    done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
+    third = subprocess.run([*command, "--fail-under", "50"], capture_output=True, text=True,
+                           timeout=240)
+    assert third.returncode == 1 and "less than 50 %" in third.stderr
+    changed = [p.stem for p, at in done.items() if p.stat().st_mtime_ns != at]
+    assert changed == ["blank"] and rows(out)["blank"][classroom.ASSIGNMENT] == "9"
+
+
+def test_a_bug_that_one_notebook_finds_in_the_grader_costs_nobody_else(tmp_path, monkeypatch):
+    def play(cells, exercises, seed, room):
+        if any("half" in cell for cell in cells):
+            raise ZeroDivisionError("oh")
+        return {e.name: core.Verdict(True, "", "Fine.") for e in exercises}, []
+
+    monkeypatch.setattr(grading, "play", play)
+    (tmp_path / "in").mkdir()
+    for name in ("whole", "half"):
+        cells = classroom.Student(name, [name], {}).notebook()
+        (tmp_path / "in" / f"{name}.ipynb").write_text(cells, encoding="utf-8")
+    grades = graded(tmp_path / "in", tmp_path / "out")
+    assert grades["whole"].score(classroom.EXERCISES[0]) == 1
+    assert "ZeroDivisionError" in grades["half"].notes[0]
+    assert not (tmp_path / "out" / "results" / "half.json").exists(), "it is tried again"
+
+
+def test_names_and_messages_cannot_write_into_pages_or_spreadsheets(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "play", lambda cells, exercises, seed, room: (
+        {e.name: core.Verdict(False, "exception", "<script>alert(1)</script>")
+         for e in exercises}, ["<b>note"]))
+    (tmp_path / "in").mkdir()
+    name = '=cmd|" \udce4<i>'
+    (tmp_path / "in" / f"{name}.ipynb").write_text(STUDENTS["blank"].notebook(), encoding="utf-8")
+    graded(tmp_path / "in", tmp_path / "out")
+    (page,) = (tmp_path / "out" / "pages").iterdir()
+    text = page.read_text(encoding="utf-8") + (tmp_path / "out" / "summary.html").read_text()
+    assert not re.search("<script|<b>note|<i>", text) and "&lt;script" in text
+    (row,) = rows(tmp_path / "out").values()
+    assert row["Student"].startswith("'=")
+
+
+@pytest.mark.parametrize("made_up", [
+    [], [{}] * 6, [{"value": 1}], "yes", 3, {"a": 1}, [None] * 6, [{"passed": True}] * 6,
+    [{"error": 5}] * 6, [{"value": None, "error": {}}] * 5, [{"gradients": 7}] * 5,
+    [{"devices": 3, "changed": 4, "gradients": {"q": "x"}}] * 5,
+])
+def test_what_a_sandbox_makes_up_is_never_worth_points(made_up):
+    for exercise in classroom.EXERCISES:
+        verdict = grading.judge(exercise, made_up, seed=1)
+        assert not verdict.passed and verdict.sentence
+
+
+def test_settings_are_checked(tmp_path):
+    small_class(tmp_path / "in", "blank")
+    with pytest.raises(UserError, match="no assignment '01'; there are 01_kl_divergence"):
+        grading.grade(tmp_path / "in", "01", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    settings = {"assignment": "02_minimax", "seed": 1}
+    (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="holds grades of 02_minimax"):
+        graded(tmp_path / "in", tmp_path / "out")
+
+
+def test_the_seed_is_secret_and_kept(tmp_path):
+    seeds = {grading._seed(tmp_path / str(i), "01_kl_divergence", None) for i in range(4)}
+    assert len(seeds) == 4
+    kept = grading._seed(tmp_path / "0", "01_kl_divergence", None)
+    assert kept in seeds
+
+
+def test_moodles_worksheet_is_filled_in(tmp_path):
+    passed = core.Verdict(True, "", "Fine.")
+    failed = core.Verdict(False, "value", "No.")
+    verdicts = {e.name: failed for e in classroom.EXERCISES} | {"wasserstein1": passed}
+    grades = [grading.Grade("1234", "Ann Bo", "moodle", verdicts, [])]
+    worksheet = tmp_path / "worksheet.csv"
+    worksheet.write_text(
+        "\ufeffIdentifier,Full name,Grade,Maximum Grade,Last modified (grade)\n"
+        'Participant 1234,"Bo, Ann",,100.00,-\nParticipant 99,Cy Do,,100.00,-\n', encoding="utf-8")
+    assert grading.fill_worksheet(worksheet, grades, classroom.EXERCISES, tmp_path) == 1
+    filled = list(csv.DictReader(io.StringIO((tmp_path / "moodle.csv").read_text())))
+    assert [row["Grade"] for row in filled] == ["33.3333", ""]
+    assert filled[0]["Full name"] == "Bo, Ann"
+    worksheet.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="no column Grade"):
+        grading.fill_worksheet(worksheet, grades, classroom.EXERCISES, tmp_path)
