@@ -41,6 +41,48 @@ def share_right(answer, case):
     return {"share": share, "running averages": averages, "answers afterwards": afterwards}
 
 
+# --- chapter 04 -----------------------------------------------------------------------------------
+
+
+def _small_pair(case):
+    """G: z → x and D: x → logits (B,), each linear, tanh, linear, with the case's weights."""
+    nets = []
+    for name, tail in (("G", []), ("D", [torch.nn.Flatten(0)])):
+        weights = case[name]
+        (hidden, inputs), outputs = weights[0].shape, len(weights[3])
+        layers = [torch.nn.Linear(inputs, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, outputs)]
+        net = torch.nn.Sequential(*layers, *tail).double()
+        with torch.no_grad():
+            for parameter, value in zip(net.parameters(), weights, strict=True):
+                parameter.copy_(value)
+        nets.append(net)
+    return nets
+
+
+def _weights_after(G, D, returned):
+    return {
+        "G's weights": [p.detach().clone() for p in G.parameters()],
+        "D's weights": [p.detach().clone() for p in D.parameters()],
+        "losses": returned,
+    }
+
+
+def gan_step(answer, case):
+    """Both nets' weights after some steps, each on its own batch, and what each step returned."""
+    G, D = _small_pair(case)
+    options = {"lr": case["rate"], "momentum": case["momentum"]}
+    g_opt, d_opt = (torch.optim.SGD(net.parameters(), **options) for net in (G, D))
+    batches = zip(case["x_real"], case["z"], strict=True)
+    returned = [answer(G, D, g_opt, d_opt, x_real, z) for x_real, z in batches]
+    return _weights_after(G, D, returned)
+
+
+def train_pair(answer, case):
+    """Both nets' weights after a short training, and the losses it returned."""
+    G, D = _small_pair(case)
+    return _weights_after(G, D, answer(G, D, case["x_real"], case["z"], case["rate"]))
+
+
 # --- chapter 05 -----------------------------------------------------------------------------------
 
 
@@ -271,3 +313,56 @@ def _number(value):
     if isinstance(value, torch.Tensor) and value.dim() == 0:
         return value.item()
     return value
+
+
+# --- chapter 10 -----------------------------------------------------------------------------------
+
+
+def sharpness(answer, case):
+    return _number(answer(*case.values()))
+
+
+def energy_distance(answer, case):
+    return _number(answer(*case.values()))
+
+
+def rate_and_misfit(answer, case):
+    return _numbers(answer(*case.values()))
+
+
+def compare_seeds(answer, case):
+    return _numbers(answer(*case.values()))
+
+
+def vaegan_gradients(answer, case):
+    """Three nets of two layers each, without biases."""
+    weights = {k: [torch.nn.Parameter(w.clone()) for w in v] for k, v in case["weights"].items()}
+    E = _TwoLayers(*weights["E"], lambda h: h.chunk(2, dim=1))
+    G = _TwoLayers(*weights["G"], lambda h: torch.tanh(h).view(-1, *case["x"].shape[1:]))
+    D = _TwoLayers(*weights["D"], lambda h: h.squeeze(1))
+    found = answer(case["x"], E, G, D, case["noise"], case["prior"], case["gamma"])
+    if isinstance(found, dict):
+        return {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in found.items()}
+    return found
+
+
+class _TwoLayers(torch.nn.Module):
+    """`features`, then `head`; `last` brings the result into its form."""
+
+    def __init__(self, first, second, last):
+        super().__init__()
+        self.first, self.second, self.last = first, second, last
+
+    def features(self, x):
+        return torch.nn.functional.leaky_relu(x.flatten(1) @ self.first.T, 0.2)
+
+    def head(self, features):
+        return self.last(features @ self.second.T)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def _numbers(values):
+    """Each of several numbers as `_number` has it."""
+    return tuple(map(_number, values)) if isinstance(values, (tuple, list)) else values
