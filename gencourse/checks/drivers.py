@@ -50,8 +50,8 @@ def _small_pair(case):
     for name, tail in (("G", []), ("D", [torch.nn.Flatten(0)])):
         weights = case[name]
         (hidden, inputs), outputs = weights[0].shape, len(weights[3])
-        layers = [torch.nn.Linear(inputs, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, outputs)]
-        net = torch.nn.Sequential(*layers, *tail).double()
+        first, last = torch.nn.Linear(inputs, hidden), torch.nn.Linear(hidden, outputs)
+        net = torch.nn.Sequential(first, torch.nn.Tanh(), last, *tail).double()
         with torch.no_grad():
             for parameter, value in zip(net.parameters(), weights, strict=True):
                 parameter.copy_(value)
