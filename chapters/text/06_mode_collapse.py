@@ -1192,13 +1192,13 @@ for objective, reaches in ((with_penalty, True), (forgotten, False)):
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/06_mode_collapse.ipynb` and come with a later release:
+# In [the exercises](../exercises/06_mode_collapse.ipynb) you write:
 #
-# 1. `count_modes(x, centres, radius, least)`, where strays count for no
-#    mode.
-# 2. `gradient_penalty(critic, x_real, x_fake)` for batches of any shape, one $\varepsilon$ per
-#    sample.
-# 3. `spectral_norm_of(W, u, rounds)`: power iteration, checked against the SVD.
+# 1. `count_modes`: the count, where strays count for no mode, and the KL to uniform;
+# 2. `gradient_penalty`, for batches of any shape, judged by what it teaches the critic;
+# 3. `spectral_norm_of`: power iteration, against the SVD;
+# 4. `wgan_round`: several steps of the critic and one of the generator;
+# 5. `clipped_step`, a repair: a clip that clips nothing, and a score that stops at 1.
 #
 # To try at once: give the baseline ten times the steps. Does it recover by itself?
 

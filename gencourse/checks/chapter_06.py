@@ -433,8 +433,8 @@ def with_a_sigmoid(*game):
 
 
 @wgan_round.wrong(
-    "The critic's gradients add up from step to step (and G's step leaves some there as well): zero "
-    "them before each `backward`."
+    "The critic's gradients add up from step to step (and G's step leaves some there as well): "
+    "zero them before each `backward`."
 )
 def gradients_add_up(*game):
     play(*game, zero=False)
