@@ -33,12 +33,30 @@ MAY_IMPORT = {
     "doctor": {"run", "runtime", "evaluate"},
     "plot": set(),
     "widgets": {"plot", "latent"},
+    "sandbox": {"checks", "runtime"},
+    "submissions": {"runtime"},
+    "grade": {"checks", "sandbox", "submissions", "plot", "runtime", "checkpoint"},
 }
-MAY_IMPORT["__main__"] = set(MAY_IMPORT) - {"__init__"}
+MAY_IMPORT["__main__"] = set(MAY_IMPORT) - {"__init__"} | {"checks"}
+MATHS = {"data", "divergences", "doctor", "evaluate", "latent", "losses", "nets", "runtime",
+         "shapes", "train"}  # fmt: skip
+# The one subfolder. What runs beside a student's code imports nothing that holds an answer.
+CHECKS_MAY_IMPORT = {
+    "__init__": {"checks.core"},
+    "core": {"checks.inside", "checks.values"},
+    "chapter": MATHS | {"checks.core", "checks.drivers"},
+    "play": {"checks.inside", "checks.values"},
+    "inside": {"checks.drivers", "checks.values"},
+    "drivers": {"checks.values"},
+    "values": set(),
+}
 
 
-def imported(source):
-    """The modules of the package that a source imports, at the top or inside a function."""
+def imported(source, parts=1):
+    """The modules of the package that a source imports, at the top or inside a function.
+
+    parts: of a module's name; with 2, a module of checks is "checks.core".
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -52,7 +70,8 @@ def imported(source):
         for name in names:
             first, *rest = name.split(".")
             if first == "gencourse":
-                found.add(rest[0] if rest else "__init__")
+                kept = rest[: parts if rest[:1] == ["checks"] else 1]
+                found.add(".".join(kept) or "__init__")
     return found - {"__version__"}
 
 
@@ -63,8 +82,24 @@ def test_the_import_table_is_kept():
     assert not wrong, f"imports that the table does not allow: {wrong}"
 
 
-def test_there_is_no_module_outside_the_table_in_a_subfolder():
-    assert [p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE] == []
+def test_the_import_table_of_the_checks_is_kept():
+    folder = PACKAGE / "checks"
+    assert {p.parent for p in PACKAGE.rglob("*.py")} == {PACKAGE, folder}
+    modules = {p.stem: imported(p.read_text(encoding="utf-8"), 2) for p in folder.glob("*.py")}
+    rows = {m: re.sub(r"^chapter_\d\d$", "chapter", m) for m in modules}
+    assert set(rows.values()) == set(CHECKS_MAY_IMPORT), "every module stands in the table"
+    wrong = {m: found - CHECKS_MAY_IMPORT[rows[m]] for m, found in modules.items()}
+    assert not {m: w for m, w in wrong.items() if w}, "imports that the table does not allow"
+
+
+def test_what_is_shipped_into_the_sandbox_imports_only_what_is_shipped():
+    from gencourse import sandbox
+
+    shipped = {m: PACKAGE / f"{m}.py" for m in sandbox.SHIPPED}
+    shipped |= {f"checks.{m}": PACKAGE / "checks" / f"{m}.py" for m in sandbox.SHIPPED_CHECKS}
+    found = {m: imported(path.read_text(encoding="utf-8"), 2) for m, path in shipped.items()}
+    assert not {m: used - set(shipped) for m, used in found.items() if used - set(shipped)}
+    assert not {"checks.core", "divergences", "losses", "nets"} & set(shipped), "they hold answers"
 
 
 @pytest.mark.parametrize(
@@ -78,10 +113,15 @@ def test_there_is_no_module_outside_the_table_in_a_subfolder():
         ("def f():\n    from gencourse import plot", {"plot"}),
         ("import gencourse", {"__init__"}),
         ("import torch\nfrom torch import nn", set()),
+        ("from gencourse.checks import core, values", {"checks.core", "checks.values"}),
+        ("from gencourse.checks.core import Exercise", {"checks.core"}),
+        ("import gencourse.checks.core", {"checks.core"}),
+        ("from gencourse.data.parts import load", {"data"}),
     ],
 )
 def test_each_way_to_import_is_seen(source, modules):
-    assert imported(source) == modules
+    assert imported(source, 2) == modules
+    assert imported(source) == {m.split(".")[0] for m in modules}
 
 
 @pytest.mark.parametrize("module", ["gencourse", "gencourse.data", "gencourse.runtime"])
