@@ -267,6 +267,27 @@ def clipped_step(answer, case):
     return shown
 
 
+# --- chapter 07 -----------------------------------------------------------------------------------
+
+
+def FeatureStream(answer, case):
+    """What a stream says on the way and at the end; all batches come in the same memory."""
+    stream, batches = answer(), case["batches"]
+    buffer = torch.empty(max(map(len, batches)), batches[0].shape[1], dtype=batches[0].dtype)
+    shown, left = [], []
+    for i, batch in enumerate(batches):
+        part = buffer[: len(batch)]
+        part.copy_(batch)
+        stream.add(part)
+        left.append(part.clone())
+        if i in case["looks"]:
+            found = stream.result()
+            shown.append(found)
+            if isinstance(found, (list, tuple)):  # a later batch must not change an earlier result
+                shown[-1] = tuple(f.clone() if isinstance(f, torch.Tensor) else f for f in found)
+    return {"results": shown, "batches afterwards": left}
+
+
 # --- chapter 08 -----------------------------------------------------------------------------------
 
 
