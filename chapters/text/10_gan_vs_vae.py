@@ -1472,11 +1472,13 @@ if runtime.profile() == "cpu":  # the one verdict that has a reason behind it (1
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/10_gan_vs_vae.ipynb` and come with a later release:
+# [The exercises](../exercises/10_gan_vs_vae.ipynb), with checks that name the mistake:
 #
-# 1. `sharpness(x, real)`, and a picture that fools it.
-# 2. `vaegan_gradients(x, E, G, D)`: three losses, no gradient in the wrong net.
-# 3. `rate(mu, logvar)` and `misfit_at_least(rate, n)`, in nats and in bits.
+# - `sharpness`: the ruler of 10.3, and pictures that fool it.
+# - `rate_and_misfit`: the rate in nats and in bits, and what of it is provably no information.
+# - `compare_seeds`: a difference over seeds, with an error that counts what was repeated.
+# - `energy_distance`, a repair: a ruler that prefers the average picture to real ones.
+# - `vaegan_gradients`: three losses, no gradient in the wrong net.
 
 # %% [markdown]
 # ## Recap
