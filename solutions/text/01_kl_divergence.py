@@ -186,9 +186,9 @@ ax.set(xlabel="classes", ylabel="broken loss [?]", ylim=(0, None))
 plot.show(fig, alt="The broken loss of random logits falls as the number of classes grows.")
 
 # %% [markdown]
-# Random teachers and pupils disagree about as much whatever the number of classes, and yet the
-# curve falls. The picture shows one of the two faults; it can't show the other. For that, take one
-# teacher and one pupil whose KL you can work out by hand, in both orders.
+# With more classes, random teachers and pupils do not disagree less, and yet the curve falls. The
+# picture shows one of the two faults; it can't show the other. For that, take one teacher and one
+# pupil whose KL you can work out by hand, in both orders.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
