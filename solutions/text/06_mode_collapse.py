@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 6 · Exercises: mode collapse
 #
@@ -64,8 +63,8 @@ def make_critic(width=64):
 # No loss and no single sample shows a collapse: one has to count. Chapter 06 has two numbers for
 # it; a third says how *evenly* the modes are visited.
 #
-# A sample is **on** its nearest centre if that is within `radius`, and on no mode otherwise. A mode
-# is **covered** if `least` samples or more are on it. With $s_k$ the share of mode $k$ among the
+# A sample is **on** its nearest centre if that is within `radius`, else on no mode. A mode is
+# **covered** if `least` samples or more are on it. With $s_k$ the share of mode $k$ among the
 # samples on a mode,
 #
 # $$\mathrm{KL}(s\,\|\,\text{uniform}) = \sum_k s_k\log\frac{s_k}{1/K}\quad\text{[nats]}.$$
