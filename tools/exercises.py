@@ -19,6 +19,7 @@ from gencourse.checks import core
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 LEARNERS_SEE = ("checks", "data", "fetch", "plot", "runtime", "shapes", "widgets")
 FEWEST, MOST, HINTS = 3, 5, 2
+MEDIAN_CODE_LINES = 12  # answers are whole functions
 ROLES = {"schema_version": 3, "task": False}
 # Those of `nbgrader generate_assignment`, but for the gradebook and for parts we don't use.
 STEPS = [
@@ -172,7 +173,7 @@ def _described(cell):
 
 
 def _parts(name, cells, repair):
-    """What one exercise's cells lack: two hints, the answer, the check right under it."""
+    """What one exercise's cells lack: two hints, the answer, the check under it."""
     found = []
     folded = [c for c in cells if c.cell_type == "markdown" and "<details>" in c.source]
     hints = [c.source.count(f"<details><summary>Hint {k + 1}</summary>\n\n")
@@ -185,10 +186,10 @@ def _parts(name, cells, repair):
         return [*found, f"one cell must define `{name}`, and nothing else, around {BEGIN}."]
     if folded and cells.index(folded[-1]) > at[0]:
         found.append("the hints must stand above the answer.")
-    if cells[at[0] + 1 :][:1] != [c for c in code if checked(c) == name]:
-        found.append(f'check("{name}", {name}) must begin the cell right under the answer.')
     if [checked(c) for c in code if checked(c)] != [name]:
-        found.append("there must be one check.")
+        found.append(f'there must be one check, a cell that begins with check("{name}", {name}).')
+    if any(checked(c) for c in cells[: at[0]]):
+        found.append("the check must stand under the answer.")
     if repair and not any("broken_" in c.source.lower() for c in cells[: at[0]]
                           if c.cell_type == "code"):
         found.append("a repair shows its program `broken_…`, run, above the answer.")
@@ -265,7 +266,7 @@ def solution(stem):
     else:
         found += rules.executed(name, notebook) + passes(stem, notebook) + exercise(stem, notebook)
         size = rules.notebook_path(stem, home).stat().st_size
-    found += rules.limits(name, notebook, size) + anatomy(stem, notebook)
+    found += rules.limits(name, notebook, size, MEDIAN_CODE_LINES) + anatomy(stem, notebook)
     return found + imports(stem, notebook) + links(stem, notebook)
 
 
