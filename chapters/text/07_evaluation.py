@@ -1396,14 +1396,13 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/07_evaluation.ipynb`, which comes with a later release:
+# In [the exercises](../exercises/07_evaluation.ipynb) you write:
 #
-# 1. **A Fréchet distance that streams.** `add(batch)` and `result()`: mean and covariance of
-#    features that don't fit into memory, equal to the one-pass result.
-# 2. **Unbiased or not.** You get three MMD estimators, two of them biased; find out which by
-#    drawing, and mend them.
-# 3. **Catch the copier.** A generator returns a training picture with probability ε and an honest
-#    one otherwise. Write a test that finds ε = 5 %.
+# 1. `copied_share`: a model copies a few pictures in a hundred; estimate how many;
+# 2. `frechet`: the distance from means and covariances, singular ones too;
+# 3. `FeatureStream`: mean and covariance of features that don't fit into memory;
+# 4. `kernel_distance`, a repair: two sets of one source, and a distance that isn't 0;
+# 5. `density_coverage`: precision and recall that one stray picture can't spoil.
 
 # %% [markdown]
 # ## Recap

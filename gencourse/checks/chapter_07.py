@@ -78,8 +78,8 @@ def far_ones(to_training, honest, level):
 
 
 @copied_share.wrong(
-    "Below 0 you return 0. By chance an honest model's estimate often lies below; who cuts that off "
-    "reports copies where there are none, on average."
+    "Below 0 you return 0. By chance an honest model's estimate often lies below; who cuts that "
+    "off reports copies where there are none, on average."
 )
 def cut_at_zero(to_training, honest, level):
     return max(solved(to_training, honest, level), 0.0)
