@@ -192,7 +192,7 @@ TEXT = HEAD + "".join(
     EXERCISE.format(k=k + 1, name=name, level=level, minutes=minutes, repair=repair)
     for k, (name, level, minutes, repair) in enumerate(THREE)
 ) + "# %% [markdown]\n# ## What you have now\n"
-SETUP, BROKEN_ONE, ONE, CHECK_ONE, BROKEN_TWO, TWO = 1, 2, 3, 4, 5, 6  # among the code cells
+SETUP, BROKEN_ONE, ONE, CHECK_ONE, BROKEN_TWO = 1, 2, 3, 4, 5  # among the code cells
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ BROKEN = {
         lambda n: code(n, ONE).update(source=code(n, ONE).source + "\n\n\ndef helper():\n    pass"),
         "one cell must define `one`, and nothing else",
     ),
-    "check elsewhere": (swap(CHECK_ONE, TWO), 'begins with check("one", one)'),
+    "check elsewhere": (swap(CHECK_ONE, BROKEN_TWO), 'begins with check("one", one)'),
     "check above": (swap(CHECK_ONE, ONE), "must stand under the answer"),
     "check of another": (replace('check("one"', 'check("two"'), 'begins with check("one", one)'),
     "check after a line": (replace('check("one"', 'x = 1\ncheck("one"'), "there must be one check"),
