@@ -1065,17 +1065,16 @@ assert min(trials["4 sigmoid twice"][0]["d_loss"]) >= lowest - 1e-4
 # %% [markdown]
 # ## Exercises
 #
-# Three graded exercises come with a later release, in `exercises/04_first_gan.ipynb`:
+# Five in [the exercises](../exercises/04_first_gan.ipynb), each with a check:
 #
-# 1. **Both losses from one `softplus`.** Write `discriminator_loss` and `generator_loss`, exact for
-#    logits of ±200.
-# 2. **One step of the loop.** Write `gan_step(G, D, g_opt, d_opt, x_real, z)`. The check looks at
-#    where gradients land, and in which order weights move.
-# 3. **The best constant picture.** Given pictures and a loss (squared or absolute error), return
-#    the one that a generator without a discriminator would learn.
+# 1. `gan_losses`: both losses from one softplus, with label smoothing, exact for logits of ±200.
+# 2. `smoothed_optimum`: $D^*$ when the targets are not 1 and 0.
+# 3. `best_constant`: the picture that a generator without a discriminator learns, for three losses.
+# 4. `gan_step`: one step of the loop, right to the last weight of both nets.
+# 5. `train_pair`, a repair: a loop whose discriminator is worse than a coin.
 #
-# To try at once: one-sided label smoothing. Replace the target 1 of real pictures by 0.9 and derive
-# the new $D^*$ before you run it.
+# To try at once: run section 4.6 with real pictures' target 0.9 instead of 1 (and `fresh=True`).
+# Where do the losses settle now?
 
 # %% [markdown]
 # ## Recap
