@@ -338,8 +338,8 @@ def _show(value):
         if value.numel() > 8:
             return f"a tensor {tuple(value.shape)}"
         return str(_rounded(value.tolist()))
-    if isinstance(value, (list, tuple)) and len(value) > 8:
-        return f"{len(value)} values"
+    if isinstance(value, (list, tuple)) and (len(value) > 8 or values.tensors(value)):
+        return f"{len(value)} {'tensors' if values.tensors(value) else 'values'}"
     return str(_rounded(value))
 
 
