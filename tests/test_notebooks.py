@@ -60,7 +60,9 @@ def test_readme_shows_what_was_measured():
     said(rules.readme())
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "NOTATION.md", "exercises/README.md",
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "NOTATION.md", "TEACHING.md",
+                                  "exercises/README.md", "exercises/projects/own_pictures.md",
+                                  "exercises/projects/cure_a_collapse.md",
                                   "solutions/README.md", "benchmarks/README.md"])
 def test_links_of_pages_resolve(page):
     path = rules.ROOT / page
