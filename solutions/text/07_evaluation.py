@@ -10,7 +10,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # 7 · Exercises: evaluation
 #
@@ -376,7 +375,8 @@ for name, fake in models.items():
 # In the last row stands a model of which every sample is wrong, next to the stray one: its
 # *precision* would be near 1 there. Its density is at most $1/k$ from one ball, however many
 # samples lie in it.
-#
+
+# %% [markdown]
 # ## What you have now
 #
 # A detector of copies, a Fréchet distance for any number of pictures, a distance without bias, and
