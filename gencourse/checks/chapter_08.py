@@ -74,6 +74,11 @@ def inverse_sigma(mu, logvar, noise):
     return mu + torch.exp(-logvar / 2) * noise
 
 
+@reparameterise.wrong("You draw noise of your own: use the one that is given.")
+def noise_of_its_own(mu, logvar, noise):
+    return mu + torch.exp(logvar / 2) * torch.randn_like(noise)
+
+
 @reparameterise.wrong(
     "The values are right, but σ is cut out of the graph: no gradient reaches logvar, and the "
     "encoder would never learn how exact its codes should be."
@@ -132,6 +137,14 @@ def mean_over_latents(logits, x, mu, logvar, beta):
     return reconstruction(logits, x) + beta * kl_term(mu, logvar) / mu.shape[1]
 
 
+@negative_elbo.wrong(
+    "Both terms are means over all their entries, pixels and latents: that is another β, pixels "
+    "over latents times as large. Only the batch is averaged."
+)
+def means_everywhere(logits, x, mu, logvar, beta):
+    return reconstruction(logits, x) / x[0].numel() + beta * kl_term(mu, logvar) / mu.shape[1]
+
+
 @negative_elbo.wrong("You sum over the batch too: losses are a mean over the pictures.")
 def summed_over_batch(logits, x, mu, logvar, beta):
     return both_terms(logits, x, mu, logvar, beta) * len(x)
@@ -176,6 +189,12 @@ def logvar_as_log_sigma(logits, x, mu, logvar, beta):
 @negative_elbo.wrong("The ½ in front of the KL's sum is missing.")
 def kl_doubled(logits, x, mu, logvar, beta):
     return reconstruction(logits, x) + 2 * beta * kl_term(mu, logvar)
+
+
+@negative_elbo.wrong("Your first term is the squared error; Bernoulli pixels cost a cross-entropy.")
+def squared_error(logits, x, mu, logvar, beta):
+    squares = (torch.sigmoid(logits) - (x + 1) / 2).square().sum() / len(x)
+    return squares + beta * kl_term(mu, logvar)
 
 
 @negative_elbo.wrong(

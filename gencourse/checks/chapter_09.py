@@ -269,6 +269,18 @@ def mean_of_batch(generator, z, x, lr, penalty):
     return step_along(z, lr, lambda z: loss_per_picture(generator, z, x, penalty).mean())
 
 
+@inversion_step.wrong(
+    "Both terms are means, the error over pixels and batch, the shell's over the batch: use sums, "
+    "so that every picture makes its own step, with λ as it is meant."
+)
+def means_everywhere(generator, z, x, lr, penalty):
+    def loss(z):
+        shell = (z.norm(dim=1) - math.sqrt(z.shape[1])).square().mean()
+        return (generator(z) - x).square().mean() + penalty * shell
+
+    return step_along(z, lr, loss)
+
+
 @inversion_step.wrong("The step goes uphill: away from the picture. Subtract the gradient.")
 def uphill(generator, z, x, lr, penalty):
     return step_along(z, -lr, lambda z: loss_per_picture(generator, z, x, penalty).sum())
