@@ -254,7 +254,7 @@ def _difference(one, good, rtol, atol, where=""):
             return "shape", f"The shape is not right: {its.lower()} has {shapes}.", ""
         if one.dtype != good.dtype:
             return "dtype", f"The dtype is {one.dtype}; {good.dtype} was expected.", ""
-        return _tensor_difference(one, good, rtol, atol)
+        return _tensor_difference(one, good, rtol, atol, where)
     if isinstance(good, (list, tuple)):
         if not isinstance(one, (list, tuple)):
             return "type", f"{its} is {_kind(one)}; {len(good)} values were expected.", ""
@@ -266,21 +266,22 @@ def _difference(one, good, rtol, atol, where=""):
             return "type", f"{its} is {_kind(one)}; the names {', '.join(good)} were expected.", ""
         pairs = ((k, (one[k], good[k])) for k in good)
     else:
-        return _plain_difference(one, good, rtol, atol, its)
+        return _plain_difference(one, good, rtol, atol, where, its)
     for key, (a, b) in pairs:
         if found := _difference(a, b, rtol, atol, f"{where}[{key!r}]"):
             return found
     return None
 
 
-def _tensor_difference(one, good, rtol, atol):
+def _tensor_difference(one, good, rtol, atol, where):
     close = torch.isclose(one.double(), good.double(), rtol=rtol, atol=atol, equal_nan=True)
     if close.all():
         return None
     index = tuple((~close).nonzero()[0].tolist())
     place = f" at {list(index)}" if index else ""
     value, wanted = one[index].item(), good[index].item()
-    detail = f"Expected {_show(wanted)}{place}, got {_show(value)}; shape {tuple(good.shape)}."
+    detail = f"Expected {_show(wanted)}{place}, got {_show(value)}; shape {tuple(good.shape)}"
+    detail += f", part {where}." if where else "."
     wrong = int((~close).sum())
     if _not_finite(one) and not _not_finite(good):
         return "not finite", "A value is nan or inf where a finite one was expected.", detail
@@ -288,7 +289,7 @@ def _tensor_difference(one, good, rtol, atol):
     return "value", f"The shape is right, the values are not{share}.", detail
 
 
-def _plain_difference(one, good, rtol, atol, its):
+def _plain_difference(one, good, rtol, atol, where, its):
     if isinstance(one, torch.Tensor) and one.dim() == 0 and _number(good):
         one = one.item()
     if _number(good) and _number(one):
@@ -299,7 +300,8 @@ def _plain_difference(one, good, rtol, atol, its):
         return None
     if _number(good) != _number(one) and type(one) is not type(good):
         return "type", f"{its} is {_kind(one)}; {_kind(good)} was expected.", ""
-    return "value", "The value is not right.", f"Expected {_show(good)}, got {_show(one)}."
+    part = f"; part {where}." if where else "."
+    return "value", "The value is not right.", f"Expected {_show(good)}, got {_show(one)}{part}"
 
 
 def _number(value):
@@ -338,7 +340,7 @@ def _show(value):
         if value.numel() > 8:
             return f"a tensor {tuple(value.shape)}"
         return str(_rounded(value.tolist()))
-    if isinstance(value, (list, tuple)) and (len(value) > 8 or values.tensors(value)):
+    if isinstance(value, (list, tuple, dict)) and (len(value) > 8 or values.tensors(value)):
         return f"{len(value)} {'tensors' if values.tensors(value) else 'values'}"
     return str(_rounded(value))
 
