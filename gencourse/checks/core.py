@@ -88,8 +88,10 @@ class Exercise:
 
     def _known(self, seed):
         """The outcomes of the reference, and of each wrong answer."""
-        wrongs = [(wrong, self.outcomes(wrong.answer, seed)) for wrong in self.wrongs]
-        return self.outcomes(self.right, seed), wrongs
+        with warnings.catch_warnings():  # a wrong answer's warnings are none of the learner's
+            warnings.simplefilter("ignore")
+            wrongs = [(wrong, self.outcomes(wrong.answer, seed)) for wrong in self.wrongs]
+            return self.outcomes(self.right, seed), wrongs
 
     def judge(self, outcomes, seed):
         """Say what outcomes of some answer, on the cases of a seed, are worth. Returns: Verdict."""
