@@ -130,7 +130,8 @@ def ema_update(answer, case):
         with torch.no_grad():
             for value in nets[1].state_dict().values():
                 value.mul_(2) if value.is_floating_point() else value.add_(1)
-    return [{k: v for k, v in net.state_dict().items() if v.is_floating_point()} for net in nets]
+    states = [{k: v for k, v in net.state_dict().items() if v.is_floating_point()} for net in nets]
+    return dict(zip(("average", "source"), states, strict=True))
 
 
 def _gradients(net, x):
@@ -223,16 +224,14 @@ def gradient_penalty(answer, case):
     """The penalty, and what it teaches the critic: the gradient in each of its weights."""
     critic = _Critic(case["weights"])
     penalty = answer(critic, case["x_real"], case["x_fake"], case["epsilon"])
-    if not isinstance(penalty, torch.Tensor) or penalty.dim():
-        return penalty, {}
+    if penalty is None:
+        return None
     for parameter in critic.parameters():
-        parameter.grad = None
-    if penalty.requires_grad:
+        parameter.grad = torch.zeros_like(parameter)
+    if isinstance(penalty, torch.Tensor) and penalty.requires_grad and not penalty.dim():
         penalty.backward()
-    return penalty, {
-        name: torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in critic.named_parameters()
-    }
+    gradients = {name: parameter.grad for name, parameter in critic.named_parameters()}
+    return {"penalty": penalty, "gradients": gradients}
 
 
 def wgan_round(answer, case):
@@ -252,7 +251,8 @@ def wgan_round(answer, case):
     shown = []
     for x_reals, zs in zip(case["x_real"], case["z"], strict=True):
         answer(G, critic, g_opt, c_opt, list(x_reals), list(zs), penalty)
-        shown.append([p.detach().clone() for net in (G, critic) for p in net.parameters()])
+        after = [[p.detach().clone() for p in net.parameters()] for net in (G, critic)]
+        shown.append({"G": after[0], "critic": after[1]})
     return shown
 
 
@@ -263,7 +263,8 @@ def clipped_step(answer, case):
     shown = []
     for x_real, x_fake in zip(case["x_real"], case["x_fake"], strict=True):
         score = answer(critic, optimizer, x_real, x_fake, case["clip"])
-        shown.append((score, {k: p.detach().clone() for k, p in critic.named_parameters()}))
+        weights = {k: p.detach().clone() for k, p in critic.named_parameters()}
+        shown.append({"weights": weights, "score": score})
     return shown
 
 
