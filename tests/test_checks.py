@@ -242,6 +242,12 @@ def test_what_passes_is_said_and_nothing_else_changes(toy, capsys):
     assert torch.equal(torch.rand(2), wanted), "the learner's random numbers go on as before"
 
 
+def test_an_input_changed_in_place_is_seen_where_no_gradient_is_asked_for(toy):
+    toy.gradient = ()
+    assert verdict(toy, lambda x, name: x + x).passed
+    assert verdict(toy, in_place).mistake == "in-place"
+
+
 def test_an_unknown_name_is_suggested(toy):
     assert said(thrice, "dubble") == "There is no exercise 'dubble'; is it 'double'?"
     assert said(thrice, "zzz") == "There is no exercise 'zzz'."
