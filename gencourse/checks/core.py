@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import textwrap
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
