@@ -20,12 +20,15 @@
 
 # %% [markdown]
 # <!-- badge -->
-# [Open in
-# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/exercises/04_first_gan.ipynb)
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/exercises/04_first_gan.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import math

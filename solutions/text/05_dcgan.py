@@ -23,7 +23,11 @@
 # <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 from contextlib import contextmanager
