@@ -89,7 +89,7 @@ def played(tmp_path_factory):
     names = [f"{p.parent.name}/{p.name}" for p in paths]
     done = subprocess.run(
         [sys.executable, rules.ROOT / "tests" / "play_notebooks.py", *names],
-        cwd=rules.ROOT, capture_output=True, text=True, timeout=600,
+        cwd=rules.ROOT, capture_output=True, text=True, timeout=1200,
         env=os.environ | {"IPYTHONDIR": str(folder)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
