@@ -15,7 +15,7 @@ import classroom
 import pytest
 
 from gencourse import grade as grading
-from gencourse import sandbox
+from gencourse import sandbox, submissions
 from gencourse.checks import core
 from gencourse.runtime import UserError
 
@@ -245,3 +245,18 @@ def test_moodles_worksheet_is_filled_in(tmp_path):
     worksheet.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no column Grade"):
         grading.fill_worksheet(worksheet, grades, classroom.EXERCISES, tmp_path)
+
+
+# --- every assignment -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("assignment", core.assignments())
+def test_every_solution_is_worth_all_points_in_the_sandbox(assignment, tmp_path):
+    """Its notebook needs nothing that isn't there, its drivers are, and no exercise takes long."""
+    exercises = core.assignments()[assignment]
+    cells, _ = submissions.code_cells(submissions.File("x.ipynb", (
+        classroom.ROOT / "solutions" / f"{assignment}.ipynb").read_bytes()))
+    sandbox.course(tmp_path)
+    room = sandbox.Room(tmp_path, LIMITS._replace(cell=60, call=20))
+    verdicts, notes = grading.play(cells, exercises, 11, room)
+    assert all(v.passed for v in verdicts.values()) and not notes, (verdicts, notes)
