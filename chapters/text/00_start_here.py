@@ -941,8 +941,8 @@ print("✓ ready for chapter 01")
 # %% [markdown]
 # ## Exercises
 #
-# They will live in `../exercises/00_start_here.ipynb`, which comes with a later release. Until
-# then, here in the notebook:
+# Three to do right here; nobody checks them but you. From chapter 01 on, every chapter has
+# [exercises that answer back](../exercises/README.md).
 #
 # 1. **The other root.** In `hit_sphere`, use `t = -b + root`. Predict the shaded ball before you
 #    run 0.1 and 0.2 again. Their checkpoints still pass: why? Write one that doesn't.

@@ -1016,14 +1016,17 @@ assert -fitted.sum(1).mean() < smooth and hit.any()
 # %% [markdown]
 # ## Exercises
 #
-# They live in `../exercises/01_kl_divergence.ipynb`, which comes with a later release.
+# [Five functions to write](../exercises/01_kl_divergence.ipynb), each with a check that says what is
+# not right yet:
 #
-# 1. **KL with zeros.** Write `kl(p, q)` for batches, with $0\log 0 = 0$ and infinity where it
-#    belongs, and with no `nan` in its gradient.
-# 2. **Many dimensions.** Derive the closed-form KL between two Gaussians with *diagonal*
-#    covariances, and check it by Monte Carlo in 24 dimensions.
-# 3. **Between the directions.** Fit a Gaussian to the two bumps by JS. Is it covering or seeking?
-#    How does the answer change as the bumps move apart?
+# 1. `kl`: for batches, with $0\log 0 = 0$, infinity where it belongs, and no `nan` in the gradient.
+# 2. `js`: the mixture, and the ceiling at $\log 2$.
+# 3. `kl_diagonal_gaussians`: the closed form in many dimensions, which every VAE needs.
+# 4. `kl_from_logits`: a repair. A loss that shrinks with the number of classes.
+# 5. `wasserstein1`: samples of different sizes, by the area between two staircases.
+#
+# To try at once: fit a Gaussian to the two bumps by JS. Is it covering or seeking? How does the
+# answer change as the bumps move apart?
 
 # %% [markdown]
 # ## Recap
