@@ -899,8 +899,8 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 #
 # **Break it** sections make a real mistake on purpose, so that you recognise it when you make it.
 #
-# **Exercises:** each chapter ends with three. Automatic checks and graded notebooks come with a
-# later release; until then, write them in a cell of your own and use the chapter's checkpoints.
+# **Exercises:** chapters 01 to 10 have a notebook of their own each, in
+# [`exercises/`](../exercises/README.md): write a function, and a check names your mistake.
 
 # %% [markdown]
 # **No GPU? No problem.** Each chapter has three sizes, called *profiles*:
