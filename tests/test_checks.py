@@ -49,6 +49,7 @@ def test_the_reference_passes(exercise, seed):
     assert not any(o.error for o in known(exercise, seed)[0])
 
 
+@pytest.mark.filterwarnings("ignore")  # wrong answers warn, and rightly
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_wrong_answer_is_told_its_own_mistake(exercise, seed):
     for wrong, outcomes in known(exercise, seed)[1]:
