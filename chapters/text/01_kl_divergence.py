@@ -1016,8 +1016,8 @@ assert -fitted.sum(1).mean() < smooth and hit.any()
 # %% [markdown]
 # ## Exercises
 #
-# [Five functions to write](../exercises/01_kl_divergence.ipynb), each with a check that says what is
-# not right yet:
+# [Five functions to write](../exercises/01_kl_divergence.ipynb), each with a check that says what
+# is not right yet:
 #
 # 1. `kl`: for batches, with $0\log 0 = 0$, infinity where it belongs, and no `nan` in the gradient.
 # 2. `js`: the mixture, and the ceiling at $\log 2$.
