@@ -5,6 +5,7 @@ Only names and bytes are read here; nothing of a submission is run, and no file 
 
 import io
 import json
+import math
 import re
 import zipfile
 from functools import partial
@@ -13,7 +14,9 @@ from typing import NamedTuple
 
 from gencourse.runtime import UserError
 
-LARGEST, MOST_FILES = 20 << 20, 2_000  # [bytes] of one notebook; files in one zip
+LARGEST, MOST_FILES = 20 << 20, 2_000  # [bytes] of one notebook; files in a student's zip
+MOST = 4 * LARGEST  # [bytes] of all that is unpacked from one student's zip
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may say 1 kB and unpack gigabytes
 # name_USER_FILE_….ipynb; the numbers are long, "ann_2026_01_kl_divergence" is not one of Canvas's
 CANVAS = re.compile(r"^(?P<name>.+?)(?:_LATE)?_(?P<id>\d{2,})_\d{3,}_.+$")
 CANVAS_ANONYMOUS = re.compile(r"^(?P<name>anon)(?:_LATE)?_(?P<id>[^_]+)_\d{3,}_.+$")
@@ -49,7 +52,7 @@ class Submission(NamedTuple):
         def rank(file):
             text = file.content.decode("utf-8", errors="replace")
             defined = sum(bool(re.search(rf"\b(?:def|class) {name}\b", text)) for name in wanted)
-            newest = re.search(r"-(\d+)\.ipynb$", file.name)
+            newest = re.search(r"-(\d{1,9})\.ipynb$", file.name)
             return defined, assignment in file.name, int(newest.group(1)) if newest else 0
 
         best = max(self.files, key=rank)
@@ -83,7 +86,7 @@ def find(path):
     if path.is_dir():
         entries = list(_in_folder(path))
     elif path.suffix == ".zip" and path.is_file():
-        entries = list(_in_zip(path.read_bytes(), path.name))
+        entries = list(_in_zip(path.read_bytes(), path.name, of_class=True))
     elif path.suffix == ".ipynb" and path.is_file():
         entries = [(Path(path.name), _file(path.name, path.stat().st_size, path.read_bytes))]
     else:
@@ -121,29 +124,49 @@ def _zip_of(path, place):
     return _in_zip(path.read_bytes(), path.name)
 
 
-def _in_zip(content, name, depth=0):
-    """(place, File or None) of the notebooks in a zip file, and in zip files inside it."""
+def _in_zip(content, name, of_class=False, depth=0, left=None):
+    """(place, File or None) of the notebooks in a zip file, and in zip files inside it.
+
+    of_class: it holds all students' work, and no limits of its own. left: [bytes] that may still be
+    unpacked, one number in a list, shared with the zip files inside.
+    """
+    left = left or [math.inf if of_class else MOST]
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()[:MOST_FILES]
-            for member in members:
-                place = Path(*[p for p in Path(member.filename).parts if p not in ("/", "..")])
+            for member in archive.infolist()[:None if of_class else MOST_FILES]:
+                parts = [p for p in Path(member.filename).parts if p.strip("/") and p != ".."]
+                place = Path(*parts)
                 if any(part.startswith((".", "__MACOSX")) for part in place.parts):
                     continue
-                read = partial(archive.read, member)
                 if place.suffix == ".ipynb":
-                    yield place, _file(place.name, member.file_size, read)
+                    yield place, _member(archive, member, place.name, left)
                 elif place.suffix == ".zip" and depth == 0:
-                    inner = _file(place.name, member.file_size, read)
+                    inner = _member(archive, member, place.name, left)
                     if inner.problem:
                         yield place, inner
                         continue
-                    found = _in_zip(inner.content, place.name, depth + 1)
+                    rest = None if of_class else left
+                    found = _in_zip(inner.content, place.name, depth=depth + 1, left=rest)
                     yield from ((place / inner_place, file) for inner_place, file in found)
                 elif len(place.parts) == 1 and member.is_dir():
                     yield place, None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # a broken zip fails in zipfile, zlib, struct, a name's decoding …
         yield Path(), File(name, b"", f"{name} can't be unpacked ({error}): zip it again.")
+
+
+def _member(archive, member, name, left):
+    """A File from a zip; what can't be read of it, or is too much with the others, is a problem."""
+    if member.compress_type not in PACKED:
+        return File(name, b"", f"{name} is packed in an unusual way: zip it again.")
+    if member.file_size > left[0]:
+        problem = f"{name} and what lies in the zip beside it are larger than {MOST >> 20} MB."
+        return File(name, b"", problem)
+    try:
+        file = _file(name, member.file_size, partial(archive.read, member))
+    except Exception as error:  # zlib's own among them
+        return File(name, b"", f"{name} can't be unpacked ({error}): zip it again.")
+    left[0] -= len(file.content)
+    return file
 
 
 def _file(name, size, read):

@@ -100,6 +100,50 @@ def test_large_files_are_not_read(tmp_path, monkeypatch):
         assert cells is None and "larger than" in problem, student.id
 
 
+def test_a_zip_is_not_unpacked_into_gigabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(submissions, "LARGEST", 1 << 20)
+    monkeypatch.setattr(submissions, "MOST", 4 << 20)
+    million = bytes(1_000_000)
+    liar = io.BytesIO()
+    with zipfile.ZipFile(liar, "w", zipfile.ZIP_BZIP2) as archive:  # 900 bytes for a gigabyte
+        archive.writestr("a.ipynb", million)
+    put(tmp_path, {
+        "many.zip": zipped(**{f"{i}.ipynb": million for i in range(9)}),
+        "in zips.zip": zipped(**{f"{i}.zip": zipped(**{"a.ipynb": million}) for i in range(9)}),
+        "liar.zip": liar.getvalue(),
+    })
+    kept = {k: sum(len(f.content) for f in s.files) for k, s in found(tmp_path).items()}
+    assert kept["many"] <= 4 << 20 and kept["in zips"] <= 4 << 20 and kept["liar"] == 0
+    handed_in = {f"{i}_22_300_{i}.zip": zipped(**{"a.ipynb": million}) for i in range(9)}
+    put(tmp_path, {"class.zip": zipped(**handed_in | {"last_99_300_x.ipynb": million})})
+    everybody = submissions.find(tmp_path / "class.zip")
+    assert len(everybody) == 10, "together a class may hand in more than one student"
+    assert not any(f.problem for s in everybody for f in s.files)
+
+
+def test_a_broken_zip_is_nobody_elses_trouble(tmp_path):
+    packed = zipped(**{"a.ipynb": notebook("1") * 50})
+    at = packed.find(b"a.ipynb") + len("a.ipynb")
+    name = zipped(**{"é.ipynb": notebook("1")}).replace("é".encode(), b"\xff\xfe")
+    put(tmp_path, {
+        "cut.zip": packed[:at] + b"\xff" * 5 + packed[at + 5:],  # zlib.error
+        "name.zip": name,  # UnicodeDecodeError
+        "digits.zip": zipped(**{f"kl-{'1' * 5_000}.ipynb": notebook("1")}),  # int() refuses those
+        "slashes.zip": zipped(**{"//bosam_22_300_kl.ipynb": notebook("1")}),
+    })
+    problems = {k: s.notebook("01_kl", ["kl"])[1] for k, s in found(tmp_path).items()}
+    assert set(problems) == {"cut", "name", "digits", "slashes"}
+    assert "can't be unpacked" in problems["cut"] and "can't be unpacked" in problems["name"]
+    assert problems["digits"] == problems["slashes"] == ""
+
+
+def test_a_class_may_have_many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(submissions, "MOST_FILES", 3)
+    names = [f"a_{10 + i}_300_x.ipynb" for i in range(9)]
+    put(tmp_path, {"class.zip": zipped(**{n: notebook("1") for n in names})})
+    assert len(submissions.find(tmp_path / "class.zip")) == 9
+
+
 def test_two_students_never_share_an_id(tmp_path):
     put(tmp_path, {"ann.ipynb": notebook("1"), "ann.zip": zipped(**{"x.ipynb": notebook("2")}),
                    "Ann/x.ipynb": notebook("3"), "x_77_88888_a.ipynb": notebook("4"),
