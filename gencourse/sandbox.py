@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import psutil
 
+from gencourse import seccomp
 from gencourse.checks import values
 from gencourse.runtime import UserError
 
@@ -100,8 +101,9 @@ class Room:
                 raise UserError(MISSING.format(why=why))
             for name in NEEDED:  # here Python can keep what it compiles; a sandbox writes nothing
                 importlib.import_module(name)
-            nothing = [*self._bubblewrap(), sys.executable, "-c", ""]
-            self._try(subprocess.run(nothing, **QUIET))
+            with self.filter() as (options, files):
+                nothing = [*self._bubblewrap(), *options, sys.executable, "-c", ""]
+                self._try(subprocess.run(nothing, pass_fds=files, **QUIET))
 
     def _try(self, done):
         if done.returncode:
@@ -129,11 +131,25 @@ class Room:
             "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
         }
 
-    def command(self, name):
+    @contextlib.contextmanager
+    def filter(self):
+        """Options for bubblewrap, and the open files they name, that refuse some system calls."""
+        if self.kind != "bubblewrap" or not seccomp.filter():
+            yield [], []
+            return
+        reader, writer = os.pipe()
+        try:
+            with open(writer, "wb") as file:
+                file.write(seccomp.filter())
+            yield ["--seccomp", str(reader)], [reader]
+        finally:
+            os.close(reader)
+
+    def command(self, name, options=()):
         """The command that plays one notebook in a sandbox called `name`."""
         play = ["-m", "gencourse.checks.play"]
         if self.kind == "bubblewrap":
-            return [*self._bubblewrap(), sys.executable, *play]
+            return [*self._bubblewrap(), *options, sys.executable, *play]
         if self.kind == "container":
             variables = [f"--env={k}={v}" for k, v in self.environment().items()]
             return [
@@ -150,7 +166,9 @@ class Room:
     def _bubblewrap(self):
         command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
         command += ["--cap-drop", "ALL", "--hostname", "sandbox"]
-        command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+        # What root may write in /proc/sys belongs to the whole machine.
+        command += ["--proc", "/proc", "--remount-ro", "/proc"]
+        command += ["--dev", "/dev", "--remount-ro", "/dev"]
         command += ["--size", str(2 * self.limits.file_size), "--tmpfs", "/tmp"]
         for folder in _python_folders():
             command += ["--ro-bind-try", folder, folder]
@@ -172,17 +190,18 @@ class Sandbox:
 
     def __init__(self, room, wanted):
         self.room, self.limits = room, room.limits
-        self.name, self.number = f"gencourse-{uuid4().hex}", 0
+        self.name, self.number, self.looked = f"gencourse-{uuid4().hex}", 0, 0.0
         self.errors = tempfile.TemporaryFile()
         environment = room.environment() | {"PATH": os.environ.get("PATH", "")}
         if room.kind == "none":
             for key in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "GENCOURSE_RUNS"):
                 environment[key] = tempfile.gettempdir()
-        self.process = subprocess.Popen(
-            room.command(self.name), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.errors, start_new_session=True, bufsize=0, cwd=tempfile.gettempdir(),
-            env=environment if room.kind != "container" else None,
-        )
+        with room.filter() as (options, files):
+            self.process = subprocess.Popen(
+                room.command(self.name, options), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self.errors, start_new_session=True, bufsize=0, cwd=tempfile.gettempdir(),
+                env=environment if room.kind != "container" else None, pass_fds=files,
+            )
         for pipe in (self.process.stdin, self.process.stdout):
             os.set_blocking(pipe.fileno(), False)
         seconds = self.limits.start + self.limits.cells + len(wanted) * self.limits.call
@@ -213,6 +232,8 @@ class Sandbox:
             text, body = values.lengths(self._read(values.LENGTHS.size, deadline, seconds))
             reply = values.unpack(self._read(text, deadline, seconds),
                                   self._read(body, deadline, seconds))
+            if not isinstance(reply, dict) or type(reply["number"]) is not int:
+                raise values.Unreadable("That is no reply.")
             if reply["number"] != self.number:
                 raise values.Unreadable("The reply is to another request.")
             return reply["result"]
@@ -247,18 +268,17 @@ class Sandbox:
                 raise Ended(self._end()) from None
 
     def _read(self, count, deadline, seconds):
-        parts = []
-        while count:
+        found = bytearray()
+        while len(found) < count:
             self._wait([self.process.stdout], [], deadline, seconds)
             try:
-                part = os.read(self.process.stdout.fileno(), min(count, 1 << 20))
+                part = os.read(self.process.stdout.fileno(), min(count - len(found), 1 << 20))
             except BlockingIOError:
                 continue
             if not part:
                 raise Ended(self._end())
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            found += part
+        return bytes(found)
 
     def _wait(self, readers, writers, deadline, seconds):
         """Wait until a pipe is ready, and look at what the sandbox uses meanwhile."""
@@ -268,9 +288,12 @@ class Sandbox:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise Ended(f"it took longer than {seconds:.3g} s")
-            if any(select.select(readers, writers, [], min(left, TICK))[:2]):
+            ready = any(select.select(readers, writers, [], min(left, TICK))[:2])
+            if time.monotonic() - self.looked > TICK:  # also at one that answers byte by byte
+                self._look()
+                self.looked = time.monotonic()
+            if ready:
                 return
-            self._look()
 
     def _look(self):
         if self.room.kind == "container":  # the engine itself enforces the limits
@@ -282,10 +305,13 @@ class Sandbox:
             return
         if len(family) > self.limits.processes:
             raise Ended(f"it started more than {self.limits.processes} processes")
-        used = 0
+        used = threads = 0
         for process in family:
             with contextlib.suppress(psutil.Error):
                 used += process.memory_info().rss
+                threads += process.num_threads()
+        if threads > 8 * self.limits.processes:
+            raise Ended(f"it started more than {8 * self.limits.processes} threads")
         if used > self.limits.memory:
             raise Ended(f"it used more than {self.limits.memory / (1 << 30):g} GB of memory")
 

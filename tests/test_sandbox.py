@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from gencourse import sandbox
+from gencourse import sandbox, seccomp
 from gencourse.runtime import UserError
 
 LIMITS = sandbox.Limits(cell=20, call=20)
@@ -130,6 +130,78 @@ def test_no_network_no_secrets_no_other_processes(box, monkeypatch):
 def test_it_has_no_rights_that_it_could_use(box):
     status = look(box, "return open('/proc/self/status').read()")
     assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
+
+
+def test_the_machine_cannot_be_changed_even_by_root(box):
+    tried = """
+    import os
+    done = []
+    for name in ("kernel/core_pattern", "kernel/hostname", "vm/drop_caches"):
+        try:
+            os.close(os.open("/proc/sys/" + name, os.O_WRONLY))
+            done.append(name)
+        except OSError:
+            pass
+    open("/tmp/mine", "w").close()
+    os.chmod("/tmp/mine", 0o600)
+    return done, os.stat("/tmp/mine").st_mode & 0o777
+    """
+    done, mode = look(box, tried)
+    assert done == [] and mode == 0o644, "device files have the machine's own rights"
+
+
+@pytest.mark.skipif(not seccomp.filter(), reason="no filter for this machine")
+def test_no_memory_without_an_owner_and_nothing_stays_behind(box):
+    tried = """
+    import ctypes, os
+    libc, done = ctypes.CDLL(None), []
+    try:
+        os.close(os.memfd_create("x"))
+        done.append("memfd")
+    except OSError:
+        pass
+    if libc.shmget(0, ctypes.c_size_t(1 << 20), 0o1600) >= 0:
+        done.append("shared memory")
+    add_key = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
+    if libc.syscall(add_key, b"user", b"x", b"x", ctypes.c_size_t(1), ctypes.c_int(-3)) >= 0:
+        done.append("a key in the session of whoever grades")
+    if libc.unshare(0x10000000) == 0:
+        done.append("a user namespace, in which to mount")
+    for process in ("self", "1"):
+        if "Seccomp:\\t2" not in open(f"/proc/{process}/status").read():
+            done.append(process)
+    return done
+    """
+    assert look(box, tried) == []
+
+
+def test_limits_hold_for_one_that_answers_byte_by_byte(course):
+    source = """
+    import os, struct, time
+    pipe = 4  # the player's way to the grader
+    for _ in range(20):
+        if os.fork() == 0:
+            time.sleep(60)
+    os.write(pipe, struct.pack("<QQ", 1 << 20, 0))
+    while True:
+        os.write(pipe, b" ")
+    """
+    with sandbox.Room(course, LIMITS._replace(processes=8)).open(["look"]) as box:
+        with pytest.raises(sandbox.Ended, match="more than 8 processes"):
+            box.ask("cell", {"source": textwrap.dedent(source)}, 3)
+
+
+def test_threads_are_limited(course):
+    source = """
+    import threading, time
+    threading.stack_size(1 << 16)
+    for _ in range(200):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    time.sleep(20)
+    """
+    with sandbox.Room(course, LIMITS._replace(processes=8)).open(["look"]) as box:
+        with pytest.raises(sandbox.Ended, match="more than 64 threads"):
+            box.ask("cell", {"source": textwrap.dedent(source)}, 15)
 
 
 def test_leaving_ends_everything_that_was_started(course, box):

@@ -59,6 +59,7 @@ def limit(memory, file_size, seconds):
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))  # sockets hold memory of the kernel's
 
 
 def serve(source, sink):
