@@ -308,6 +308,14 @@ def through_the_iteration(W, u, rounds):
 
 
 @spectral_norm_of.wrong(
+    "σ and its gradient are right. But the u that you return still hangs on W: the next training "
+    "step goes on from it as from a constant. Iterate under `no_grad`, or detach it."
+)
+def u_with_its_graph(W, u, rounds):
+    return power_iteration(W, u, rounds)[0], iterated(W, u, rounds)[1]
+
+
+@spectral_norm_of.wrong(
     "Without normalising, u and v grow with every round, and uᵀWv is no singular value any more."
 )
 def not_normalised(W, u, rounds):
@@ -376,7 +384,8 @@ def games(rng):
 
 
 def play(G, C, g_opt, c_opt, x_reals, zs, penalty, *, sign=1, g_sign=1, logistic=False, zero=True,
-         same_noise=False, g_each=False, penalised=True, g_zero=True):  # fmt: skip
+         same_noise=False, g_each=False, penalised=True, g_zero=True, g_noise=-1,
+         total=False):  # fmt: skip
     """What the right answer and all the wrong ones are variations of."""
 
     def move_g(z):
@@ -385,7 +394,7 @@ def play(G, C, g_opt, c_opt, x_reals, zs, penalty, *, sign=1, g_sign=1, logistic
         if logistic:
             losses.generator_loss(C(G(z))).backward()
         else:
-            (-g_sign * C(G(z)).mean()).backward()
+            (-g_sign * C(G(z)).mean() * (len(z) if total else 1)).backward()
         g_opt.step()
 
     for i, x_real in enumerate(x_reals):
@@ -394,6 +403,7 @@ def play(G, C, g_opt, c_opt, x_reals, zs, penalty, *, sign=1, g_sign=1, logistic
             loss = losses.discriminator_loss(C(x_real), C(x_fake))
         else:
             loss = sign * losses.critic_loss(C(x_real), C(x_fake))
+            loss = loss * (len(x_real) if total else 1)
         if penalised:
             loss = loss + penalty(C, x_real, x_fake)
         if zero:
@@ -401,9 +411,9 @@ def play(G, C, g_opt, c_opt, x_reals, zs, penalty, *, sign=1, g_sign=1, logistic
         loss.backward()
         c_opt.step()
         if g_each:
-            move_g(zs[-1])
+            move_g(zs[g_noise])
     if not g_each:
-        move_g(zs[-1])
+        move_g(zs[g_noise])
 
 
 @wgan_round.reference
@@ -450,6 +460,18 @@ def same_noise(*game):
     play(*game, same_noise=True)
 
 
+@wgan_round.wrong(
+    "G moves with a noise that the critic has already seen; the last one, `zs[-1]`, is G's own."
+)
+def noise_of_the_critic(*game):
+    play(*game, g_noise=-2)
+
+
+@wgan_round.wrong("The expectations are means over the batch; yours are sums.")
+def summed_values(*game):
+    play(*game, total=True)
+
+
 @wgan_round.wrong("G moves after each critic step; it moves once a round, at the end.")
 def g_moves_each_time(*game):
     play(*game, g_each=True)
@@ -485,7 +507,8 @@ def critics_to_clip(rng):
 
 
 def clipping_step(critic, optimizer, x_real, x_fake, clip, *, squash=lambda c: c, weights=True,
-                  gradients=False, before=False, low=True, biases=True):  # fmt: skip
+                  gradients=False, before=False, low=True, biases=True, sign=1, zero=True,
+                  after=False):  # fmt: skip
     def clip_weights():
         with torch.no_grad():
             for weight in critic.parameters():
@@ -495,13 +518,16 @@ def clipping_step(critic, optimizer, x_real, x_fake, clip, *, squash=lambda c: c
     if before:
         clip_weights()
     score = squash(critic(x_real)).mean() - squash(critic(x_fake)).mean()
-    optimizer.zero_grad()
-    (-score).backward()
+    if zero:
+        optimizer.zero_grad()
+    (-sign * score).backward()
     if gradients:
         torch.nn.utils.clip_grad_value_(critic.parameters(), clip)
     optimizer.step()
     if weights and not before:
         clip_weights()
+    if after:
+        score = critic(x_real).mean() - critic(x_fake).mean()
     return score.item()
 
 
@@ -553,3 +579,18 @@ def clipped_above(critic, optimizer, x_real, x_fake, clip):
 @clipped_step.wrong("The biases are not clipped; here *all* parameters are, as in the paper.")
 def biases_not_clipped(critic, optimizer, x_real, x_fake, clip):
     return clipping_step(critic, optimizer, x_real, x_fake, clip, biases=False)
+
+
+@clipped_step.wrong("The critic learns the opposite: its score is to grow, so −score is the loss.")
+def score_made_small(critic, optimizer, x_real, x_fake, clip):
+    return clipping_step(critic, optimizer, x_real, x_fake, clip, sign=-1)
+
+
+@clipped_step.wrong("The critic's gradients add up from step to step: zero them first.")
+def old_gradients(critic, optimizer, x_real, x_fake, clip):
+    return clipping_step(critic, optimizer, x_real, x_fake, clip, zero=False)
+
+
+@clipped_step.wrong("The weights are right; the score was to be the one from *before* the step.")
+def score_afterwards(critic, optimizer, x_real, x_fake, clip):
+    return clipping_step(critic, optimizer, x_real, x_fake, clip, after=True)

@@ -33,7 +33,8 @@ def distances(rng):
         return {"to_training": both, "honest": honest, "level": level}
 
     return [case(40, 37, 11, 0.1), case(50, 33, 2, 0.3, dtype=torch.float32),
-            case(20, 37, 0, 0.2, shift=1), case(1, 15, 1, 0.5, shift=1)]  # fmt: skip
+            case(20, 37, 0, 0.2, shift=1), case(1, 15, 1, 0.5, shift=1),
+            case(4, 11, 1, 0.5, shift=1)]  # fmt: skip
 
 
 def shares(to_training, honest, threshold):
@@ -60,6 +61,22 @@ def all_near_ones(to_training, honest, level):
 def not_divided(to_training, honest, level):
     ours, theirs = shares(to_training, honest, honest.quantile(level))
     return ours - theirs
+
+
+@copied_share.wrong(
+    "You take `level` itself for the honest share below t. Count it, as the other one is counted: "
+    "of few distances it is not exactly `level`."
+)
+def level_for_the_share(to_training, honest, level):
+    ours, _ = shares(to_training, honest, honest.quantile(level))
+    return (ours - level) / (1 - level)
+
+
+@copied_share.wrong("A distance of exactly t counts, too: F(t) is the share of those *at most* t.")
+def strictly_below(to_training, honest, level):
+    t = honest.quantile(level)
+    ours, theirs = ((d < t).double().mean().item() for d in (to_training, honest))
+    return (ours - theirs) / (1 - theirs)
 
 
 @copied_share.wrong(
@@ -173,8 +190,8 @@ def not_the_square(mu_x, cov_x, mu_y, cov_y):
 
 
 @frechet.wrong(
-    "Singular covariances give nan: rounding makes some of their zero eigenvalues slightly "
-    "negative. Clamp them at 0 before the root."
+    "Singular covariances give nan or an error (Cholesky's, too): rounding makes some of their "
+    "zero eigenvalues slightly negative. Clamp eigenvalues at 0 before the root."
 )
 def nan_for_singular(mu_x, cov_x, mu_y, cov_y):
     middle = root(root(cov_x, clamp=False) @ cov_y @ root(cov_x, clamp=False), clamp=False)
@@ -281,6 +298,32 @@ class SinglePrecision(Kept):
         n, mean = len(x), x.mean(dim=0)
         covariance = (x.T @ x - n * mean[:, None] * mean) / (n - 1)
         return n, mean.double(), covariance.double()
+
+
+@FeatureStream.wrong(
+    "Far from 0 your covariance is noise: these sums are in float32, and of two huge ones only the "
+    "difference is left. Make each batch float64 *before* you sum."
+)
+class SingleSums(Kept):
+    def sums(self):
+        parts = [p.float() for p in self.parts]
+        return sum(p.sum(dim=0) for p in parts), sum(p.T @ p for p in parts)
+
+    def result(self):
+        n, (total, products) = len(self.all()), self.sums()
+        mean = total / n
+        covariance = (products - n * torch.outer(mean, mean)) / (n - 1)
+        return n, mean.double(), covariance.double()
+
+
+@FeatureStream.wrong(
+    "Far from 0 your covariance is noise: the products are made in float32, and what was rounded "
+    "there `.double()` doesn't bring back. Make each batch float64 *before* you multiply."
+)
+class DoubleTooLate(SingleSums):
+    def sums(self):
+        parts = [p.float() for p in self.parts]
+        return sum(p.sum(dim=0).double() for p in parts), sum((p.T @ p).double() for p in parts)
 
 
 @FeatureStream.wrong("Only the last batch is left: add to what you have.")
@@ -391,6 +434,12 @@ def still_by_no_dimension(x, y):
 )
 def divided_by_all(x, y):
     return cubic_mmd(x, y, within="by all")
+
+
+@kernel_distance.wrong("Each pair counts once, but you divide by n (n − 1): half of the mean.")
+def half_of_the_pairs(x, y):
+    across = cubic_mmd(x, y, factor=0) - unbiased(x, y)
+    return cubic_mmd(x, y, factor=0) / 2 - across
 
 
 @kernel_distance.wrong(

@@ -150,6 +150,16 @@ def summed_over_batch(logits, x, mu, logvar, beta):
     return both_terms(logits, x, mu, logvar, beta) * len(x)
 
 
+@negative_elbo.wrong("The pixels' term is summed over the batch too; it is a mean over pictures.")
+def pixels_summed_over_batch(logits, x, mu, logvar, beta):
+    return reconstruction(logits, x) * len(x) + beta * kl_term(mu, logvar)
+
+
+@negative_elbo.wrong("The KL is summed over the batch too; it is a mean over the pictures.")
+def kl_summed_over_batch(logits, x, mu, logvar, beta):
+    return reconstruction(logits, x) + beta * kl_term(mu, logvar) * len(x)
+
+
 @negative_elbo.wrong(
     "Minimising this would *maximise* the reconstruction error: your first term is log p(x|z) and "
     "not its negative."

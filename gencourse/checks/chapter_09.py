@@ -132,7 +132,8 @@ def ends(rng):
     b = torch.stack([normals(rng, 4), axis, 2 * axis, 3 * near])
     found += [{"a": a, "b": b, "t": 0.25}, {"a": axis.clone(), "b": 2 * axis, "t": 0.6}]
     at_start = {"a": normals(rng, 3, 4).float(), "b": normals(rng, 3, 4).float(), "t": 0.0}
-    return [*found, at_start, {**at_start, "t": 1.0}]
+    equal = normals(rng, 60, 5).float()  # some of their cosines are rounded to more than 1
+    return [*found, at_start, {**at_start, "t": 1.0}, {"a": equal, "b": equal.clone(), "t": 0.3}]
 
 
 slerp.reference(latent.slerp)
@@ -177,6 +178,17 @@ def nan_where_parallel(a, b, t):
     length_a, length_b, u, v, omega = parts(a, b)
     turned = (torch.sin((1 - t) * omega) * u + torch.sin(t * omega) * v) / torch.sin(omega)
     return latent.lerp(length_a, length_b, t) * turned
+
+
+@slerp.wrong(
+    "Of some equal ends the cosine is rounded to 1.0000001, and its `acos` is nan: clamp it first."
+)
+def nan_where_rounded(a, b, t):
+    length_a, length_b, u, v, _ = parts(a, b)
+    omega = torch.acos((u * v).sum(dim=-1, keepdim=True))
+    from_a = torch.where(omega < 1e-6, 1 - t, torch.sin((1 - t) * omega) / torch.sin(omega))
+    from_b = torch.where(omega < 1e-6, t, torch.sin(t * omega) / torch.sin(omega))
+    return latent.lerp(length_a, length_b, t) * (from_a * u + from_b * v)
 
 
 @slerp.wrong(
@@ -571,6 +583,17 @@ def bins_equally_wide(codes, factors):
         return ((values - low) / (high - low) * 20).long().clamp(max=19)
 
     table, entropies = information(codes, factors, wide)
+    return varying(gap(table) / entropies, entropies)
+
+
+@mutual_information_gap.wrong(
+    "`argsort` once says *which* row is the smallest; a row's rank is the `argsort` of that."
+)
+def order_for_rank(codes, factors):
+    def by_order(values):
+        return values.argsort(dim=0) * 20 // len(values)
+
+    table, entropies = information(codes, factors, by_order)
     return varying(gap(table) / entropies, entropies)
 
 

@@ -322,9 +322,9 @@ plot.show(fig, alt="Orange samples start in one place, spread over the whole rin
 # *core · 15 minutes · repair · `clipped_step`*
 #
 # A colleague trains the critic of a Wasserstein GAN with clipped weights, as in the first paper. To
-# test it, real samples stay at the origin and the others are moved away, by more and more. A critic
-# should give a score $\mathbb E[C(x)] - \mathbb E[C(\tilde x)]$ that grows in proportion: that is
-# the whole point of $W_1$.
+# test it, real samples stay around the origin and the others are moved away, more and more. A
+# critic should give a score $\mathbb E[C(x)] - \mathbb E[C(\tilde x)]$ that grows in proportion:
+# that is the whole point of $W_1$.
 
 # %%
 def broken_clipped_step(critic, optimizer, x_real, x_fake, clip):

@@ -181,7 +181,8 @@ x = digits.images(torch.arange(1_500)).cpu()
 rows = x.flatten(1) - x.flatten(1).mean(dim=0)
 directions = torch.linalg.svd(rows, full_matrices=False).Vh
 sizes = [1, 2, 4, 8, 16, 32]
-found = [best_sigma(rows @ directions[:k].T @ directions[:k], rows)[0].item() for k in sizes]
+kept = [(rows @ directions[:k].T @ directions[:k]).view_as(x) for k in sizes]
+found = [best_sigma(mean, rows.view_as(x))[0].item() for mean in kept]
 fig, ax = plt.subplots(figsize=(5, 3))
 ax.loglog(sizes, [s**2 for s in found], "o-", color=plot.FAKE)
 ax.set_xticks(sizes, sizes)
@@ -313,7 +314,7 @@ plot.show(symptoms(vae_terms), alt="Eight digits above soft, different reconstru
 # $q(z|x) = \mathcal N(\mu, \operatorname{diag}\sigma^2)$; the prior is $\mathcal N(0, I)$. Return
 # (B,).
 #
-# Predict: a likelihood of −900 nats is common for pictures. What is $e^{-900}$ to a computer?
+# Predict: a log-likelihood of −900 nats is common for pictures. What is $e^{-900}$ to a computer?
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>

@@ -272,7 +272,7 @@ ranking(broken_distance)
 # The mended ruler takes that off. With independent draws $x, x'$ from one set and $y, y'$ from the
 # other,
 #
-# $$E = 2\,E\lVert x - y\rVert - E\lVert x - x'\rVert - E\lVert y - y'\rVert .$$
+# $$\mathcal E = 2\,E\lVert x - y\rVert - E\lVert x - x'\rVert - E\lVert y - y'\rVert .$$
 #
 # `x`: (N, D), `y`: (M, D); N, M ≥ 2. Use *all* pairs, but never a picture with itself. Return one
 # number; two samples of one distribution score 0 on average.
