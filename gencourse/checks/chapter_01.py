@@ -19,12 +19,14 @@ def normals(rng, *shape):
 
 
 def pairs(rng):
-    """p, q for two arrays, for batches, with a batch of one, and with zeros."""
+    """p, q for two arrays, for batches, a batch of one, zeros, and with nothing in common."""
     half = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     third = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
     sizes = [(5,), (3, 4), (1, 2)]
     drawn = [{"p": probabilities(rng, *s), "q": probabilities(rng, *s)} for s in sizes]
-    return [*drawn, {"p": half, "q": third}, {"p": half.clone(), "q": half.flip(-1)}]
+    both = [[0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0]], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    both = [dict(zip("pq", torch.tensor(x, dtype=torch.float64), strict=True)) for x in both]
+    return [*drawn, {"p": half, "q": third}, {"p": half.clone(), "q": half.flip(-1)}, *both]
 
 
 # --- 1.1 ------------------------------------------------------------------------------------------
@@ -100,6 +102,11 @@ js.reference(divergences.js)
 @js.wrong("Both KL terms count half: yours is twice the JS divergence (at most 2 log 2).")
 def not_halved(p, q):
     return 2 * divergences.js(p, q)
+
+
+@js.wrong("Your result is in bits: here everything is in nats, so use `log` and not `log2`.")
+def js_in_bits(p, q):
+    return divergences.js(p, q) / torch.tensor(2.0).log()
 
 
 @js.wrong("The mixture is (p + q)/2; with p + q it does not sum to 1.")
@@ -198,7 +205,7 @@ def logits(rng):
     drawn = [{"p_logits": normals(rng, b, k), "q_logits": normals(rng, b, k)}
              for b, k in [(4, 3), (1, 2), (8, 50)]]
     extreme = torch.tensor([[200.0, -200.0, 0.0]], dtype=torch.float64)
-    return [*drawn, {"p_logits": extreme, "q_logits": extreme.flip(-1)}]
+    return [*drawn, *({"p_logits": x, "q_logits": x.flip(-1)} for x in (extreme, extreme.float()))]
 
 
 @kl_from_logits.reference
@@ -229,6 +236,24 @@ def mean_of_entries(p_logits, q_logits):
 )
 def still_swapped(p_logits, q_logits):
     return batchmean(q_logits, p_logits)
+
+
+@kl_from_logits.wrong(
+    "Logits of ±200 give nan or inf in 32 bits: `softmax` rounds to 0 before the logarithm. Take "
+    "`log_softmax`, in one step."
+)
+def log_of_softmax(p_logits, q_logits):
+    p, q = p_logits.softmax(-1), q_logits.softmax(-1)
+    return (p * (p / q).log()).sum(-1).mean()
+
+
+@kl_from_logits.wrong(
+    "The logarithm of a negative number is nan, and log p is negative. `F.kl_div` takes log p as "
+    "its target only with `log_target=True`."
+)
+def log_target_forgotten(p_logits, q_logits):
+    log_p, log_q = p_logits.log_softmax(-1), q_logits.log_softmax(-1)
+    return F.kl_div(log_q, log_p, reduction="batchmean")
 
 
 @kl_from_logits.wrong("This is the sum over the batch; losses are a mean over it.")
@@ -267,6 +292,11 @@ wasserstein1.reference(divergences.wasserstein1)
 def unsorted(x, y):
     n = min(len(x), len(y))
     return (x[:n] - y[:n]).abs().mean()
+
+
+@wasserstein1.wrong("The samples are paired in the order they came: sort both first.")
+def unsorted_uncut(x, y):
+    return (x - y).abs().mean()
 
 
 @wasserstein1.wrong(

@@ -27,6 +27,13 @@ def logit_pairs(rng):
     return drawn
 
 
+def from_probabilities(real_logits, fake_logits):
+    """−V by `F.binary_cross_entropy`, which cuts logarithms off at −100."""
+    real, fake = real_logits.sigmoid(), fake_logits.sigmoid()
+    real = F.binary_cross_entropy(real, torch.ones_like(real))
+    return real + F.binary_cross_entropy(fake, torch.zeros_like(fake))
+
+
 # --- 2.1 ------------------------------------------------------------------------------------------
 
 optimal_discriminator = Exercise(
@@ -153,8 +160,7 @@ def log_of_sigmoid(real_logits, fake_logits):
     "off at −100. Use logits all the way."
 )
 def cut_off(real_logits, fake_logits):
-    real, fake = real_logits.sigmoid().log(), (1 - fake_logits.sigmoid()).log()
-    return (real.clamp(min=-100).mean() + fake.clamp(min=-100).mean() + math.log(4)) / 2
+    return (math.log(4) - from_probabilities(real_logits, fake_logits)) / 2
 
 
 @js_bound.wrong(
@@ -280,6 +286,14 @@ def labels_swapped(real_logits, fake_logits):
 def rounded_before_log(real_logits, fake_logits):
     real, fake = real_logits.sigmoid().log(), (1 - fake_logits.sigmoid()).log()
     return -real.mean() - fake.mean()
+
+
+@judge_loss.wrong(
+    "Logits of ±200 count as 100: `F.binary_cross_entropy` cuts the logarithms of probabilities "
+    "off at −100. Use logits all the way."
+)
+def probabilities_cut_off(real_logits, fake_logits):
+    return from_probabilities(real_logits, fake_logits)
 
 
 @judge_loss.wrong("Yours is half of −V: the two expectations add up, they are not averaged.")

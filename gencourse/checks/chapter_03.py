@@ -145,7 +145,7 @@ def one_kernel_for_all(x, w, stride, padding):
     return windows(x, w[:, :1].expand_as(w), stride, padding)
 
 
-@conv2d.wrong("w is (C_out, C_in, k, l); you read it as (C_in, C_out, k, l).")
+@conv2d.wrong("w is (O, C, K, L), output channels first; you read it as (C, O, K, L).")
 def channels_exchanged(x, w, stride, padding):
     return windows(x, w.transpose(0, 1), stride, padding)
 
@@ -216,7 +216,7 @@ def covered(y, w, stride, padding):
 
 
 @transposed_conv2d.wrong(
-    "Here w is (C_in, C_out, k, l), the other way round than for a convolution."
+    "Here w is (C, O, K, L), input channels first, the other way round than for a convolution."
 )
 def weights_exchanged(y, w, stride, padding):
     return painted(y, w.transpose(0, 1), stride, padding)
@@ -412,3 +412,9 @@ def number_right(net, x, labels, batch_size):
 def last_batch_dropped(net, x, labels, batch_size):
     n = max(1, len(x) // batch_size) * batch_size
     return counted(net, x[:n], labels[:n], batch_size)
+
+
+@share_right.wrong("The last batch is left out when it is smaller than the others.")
+def last_batch_not_counted(net, x, labels, batch_size):
+    n = len(x) // batch_size * batch_size
+    return counted(net, x[:n], labels[:n], batch_size) * n / len(x) if n else 0.0

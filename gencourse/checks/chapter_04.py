@@ -95,6 +95,17 @@ def log_of_sigmoid(real_logits, fake_logits, target):
     return d_loss - (1 - fake).log().mean(), -fake.log().mean()
 
 
+@gan_losses.wrong(
+    "Logits of ±200 count as 100: `F.binary_cross_entropy` cuts the logarithms of probabilities "
+    "off at −100. Use logits all the way."
+)
+def cut_off(real_logits, fake_logits, target):
+    real, fake = real_logits.sigmoid(), fake_logits.sigmoid()
+    d_loss = F.binary_cross_entropy(real, torch.full_like(real, target))
+    d_loss = d_loss + F.binary_cross_entropy(fake, torch.zeros_like(fake))
+    return d_loss, F.binary_cross_entropy(fake, torch.ones_like(fake))
+
+
 # --- 4.2 ------------------------------------------------------------------------------------------
 
 smoothed_optimum = Exercise(
@@ -346,6 +357,23 @@ def never_zeroed(G, D, g_opt, d_opt, x_real, z):
 )
 def d_not_zeroed(G, D, g_opt, d_opt, x_real, z):
     return _step(G, D, g_opt, d_opt, x_real, z, zero=("g",))
+
+
+@gan_step.wrong(
+    "D's gradients are zeroed too early: G's turn fills them again, for D's next one to add to. "
+    "Empty them right before D's own `backward()`."
+)
+def d_zeroed_too_early(G, D, g_opt, d_opt, x_real, z):
+    x_fake = G(z)
+    d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
+    d_loss.backward()
+    d_opt.step()
+    d_opt.zero_grad()
+    g_loss = losses.generator_loss(D(x_fake))
+    g_opt.zero_grad()
+    g_loss.backward()
+    g_opt.step()
+    return d_loss.detach(), g_loss.detach()
 
 
 @gan_step.wrong("G's gradients are not zeroed: each of its turns adds to those before.")

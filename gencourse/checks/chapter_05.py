@@ -22,7 +22,7 @@ transposed_size = Exercise(
     "transposed_size",
     level="warm-up",
     minutes=10,
-    tests="none to three layers, kernels of 2 to 7, strides of 1 to 3, with output padding.",
+    tests="none to three layers, kernels of 3 to 7, strides of 1 to 3, with output padding.",
     hint="Each input pixel paints k pixels, s apart; then p are cut off at *both* ends.",
 )
 
@@ -336,6 +336,17 @@ def frozen_after_an_error(net):
 
 
 @freeze.wrong(
+    "This is chapter 05's pair of lines, and both things can still go wrong: after an error the "
+    "net stays frozen, and weights that were frozen on purpose come out thawed."
+)
+@contextlib.contextmanager
+def as_in_the_chapter(net):
+    net.requires_grad_(False)
+    yield
+    net.requires_grad_(True)
+
+
+@freeze.wrong(
     "After an ordinary error the net is thawed, after Ctrl-C it stays frozen: KeyboardInterrupt is "
     "no `Exception`. Use `finally`."
 )
@@ -361,6 +372,21 @@ def error_swallowed(net):
     with contextlib.suppress(BaseException):
         yield
     set_flags(net, flags)
+
+
+@freeze.wrong(
+    "The block swallows ordinary errors, and nobody learns that the training failed: `finally` "
+    "needs no `except` beside it."
+)
+@contextlib.contextmanager
+def ordinary_error_swallowed(net):
+    flags = flags_of(net)
+    net.requires_grad_(False)
+    try:
+        with contextlib.suppress(Exception):
+            yield
+    finally:
+        set_flags(net, flags)
 
 
 @freeze.wrong(

@@ -162,8 +162,8 @@ plot.show(ax, alt="The bound rises to its maximum near a = 2 and falls below 0 f
 # \qquad D_i = \sigma(l_i).$$
 #
 # `logits`: (B,) of generated samples; `saturating`: True or False. Return the derivatives
-# $\partial L/\partial l_i$, (B,). Every digit counts: at $l = 40$ the second is not 0 but about
-# $10^{-18}/B$. **Predict** the sign of both.
+# $\partial L/\partial l_i$, (B,). Every digit counts: at $l = 40$ the size of the second is not 0
+# but about $4\cdot10^{-18}/B$. **Predict** the sign of both.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -199,7 +199,7 @@ for saturating, color in ((True, "k"), (False, plot.FOURTH)):
     ax.semilogy(logits, push, color=color, label="log(1−D)" if saturating else "−log D")
 ax.set(xlabel="logit of a generated sample", ylabel="push on the logit")
 ax.legend()
-plot.show(ax, alt="Two mirrored curves: one dies to the left, the other to the right, like eˡ.")
+plot.show(ax, alt="Two mirrored curves: one dies out to the left, the other to the right.")
 
 # %% [markdown]
 # ## 2.4 · Repair: both losses go to zero
@@ -260,7 +260,7 @@ broken_run = play(broken_judge_loss)
 draw(broken_run, "Both losses fall to zero at once; μ moves a little and stops far from the data.")
 
 # %% [markdown]
-# Two losses at zero: in any other training a success. But in a *zero-sum* game both players can't
+# Two losses at zero: in any other training a success. But of two *opponents* both can't
 # be content, and the forger stands nearly where it started. So the two no longer want opposite
 # things. The curves don't tell which player's loss is at fault. That takes a question: how should
 # each loss answer to a judge that calls everything real?

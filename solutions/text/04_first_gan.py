@@ -51,7 +51,7 @@ print(images)
 #
 # *warm-up · 15 minutes · `gan_losses`*
 #
-# Every GAN of this course trains on these two numbers. With logits $a$ and $D = \sigma(a)$, and
+# Most GANs of this course train on these two numbers. With logits $a$ and $D = \sigma(a)$, and
 # with *one-sided label smoothing*, which asks of $D$ to be only $t$-sure of real pictures:
 #
 # $$L_D = -\mathbb E_p\big[t\log D + (1 - t)\log(1 - D)\big] - \mathbb E_q[\log(1 - D)],
@@ -133,7 +133,7 @@ def smoothed_optimum(p, q, real_target, fake_target):
 
 # %% [markdown]
 # Below the check are the *logits* of three best judges. The generator climbs them. **Predict:**
-# where only generated points are (far left), which judge still has a slope?
+# where only generated points are (far left), which of them still have a slope?
 
 # %%
 check("smoothed_optimum", smoothed_optimum)
@@ -203,7 +203,7 @@ plot.grid(images.images([0]), ax=axes[0], title="a real one")
 for ax, name, constant in zip(axes[1:], names, constants, strict=True):
     plot.grid(constant[None], ax=ax, title=name)
 plot.show(fig, alt="A real zero; the average digit, a blur; the median, as shapeless with harder "
-          "edges; and for the largest difference nearly even grey.")
+          "edges; and for the largest even grey, dark at the sides.")
 
 # %% [markdown]
 # ## 4.4 · One step of the loop
