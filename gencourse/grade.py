@@ -111,6 +111,18 @@ def _one(submission, assignment, seed, room, out):
     """Grade one submission, or take its grade from an earlier run; its trouble ends here."""
     exercises = core.assignments()[assignment]
     known = Grade(submission.id, submission.name, submission.system, {}, [])
+    try:
+        return _graded(submission, known, exercises, assignment, seed, room, out)
+    except (UserError, OSError, sandbox.Stopped):  # trouble of the teacher's machine, or Ctrl-C
+        raise
+    except Exception as error:  # nobody else's grade may wait for a bug that one notebook finds
+        sentence = f"The grader itself failed here ({type(error).__name__}: {error}): report it."
+        failed = core.Verdict(False, "grader failed", sentence)
+        return known._replace(verdicts={e.name: failed for e in exercises}, notes=[sentence])
+
+
+def _graded(submission, known, exercises, assignment, seed, room, out):
+    """`known` with the verdicts on a submission, which are kept for the next time."""
     cells, problem = submission.notebook(assignment, [e.name for e in exercises])
     if cells is None:
         nothing = core.Verdict(False, "no notebook", problem)
@@ -123,14 +135,7 @@ def _one(submission, assignment, seed, room, out):
         if earlier["key"] == key:
             verdicts = {k: core.Verdict(*v) for k, v in earlier["verdicts"].items()}
             return known._replace(verdicts=verdicts, notes=earlier["notes"])
-    try:
-        verdicts, notes = play(cells, exercises, seed, room)
-    except (UserError, OSError, sandbox.Stopped):  # trouble of the teacher's machine, or Ctrl-C
-        raise
-    except Exception as error:  # nobody else's grade may wait for a bug that one notebook finds
-        sentence = f"The grader itself failed here ({type(error).__name__}: {error}): report it."
-        failed = core.Verdict(False, "grader failed", sentence)
-        return known._replace(verdicts={e.name: failed for e in exercises}, notes=[sentence])
+    verdicts, notes = play(cells, exercises, seed, room)
     _write(path, json.dumps({"key": key, "verdicts": verdicts, "notes": notes}))
     return known._replace(verdicts=verdicts, notes=notes)
 
@@ -152,7 +157,10 @@ def play(cells, exercises, seed, room):
         began = time.monotonic()
         try:
             seconds = min(room.limits.cell, room.limits.cells - spent)
-            return box.ask("cell", {"source": cells[i]}, seconds)
+            error = box.ask("cell", {"source": cells[i]}, seconds)
+            # It may be made up: anything that is no text is shown as such.
+            return {k: str(error.get(k))[:500] for k in ("kind", "message")} if (
+                isinstance(error, dict)) else None
         finally:
             spent += time.monotonic() - began
 
@@ -200,7 +208,7 @@ def judge(exercise, outcomes, seed):
 
 
 def _said(error):
-    kind, message = str(error.get("kind")), str(error.get("message"))
+    kind, message = error["kind"], error["message"]
     return f"{kind}: {message.splitlines()[0][:200]}" if message.strip() else f"{kind}."
 
 
@@ -259,7 +267,7 @@ def fill_worksheet(worksheet, grades, exercises, out):
 
 def _cell(text):
     """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
@@ -294,7 +302,7 @@ def _page(one, exercises, assignment, total):
             said += f"<br>Hint: {_text(exercise.hint)}"
         score = f"{one.score(exercise)} of {exercise.points}"
         lines.append(f"<tr>{mark}<td><code>{exercise.name}</code><td>{score}<td>{said}")
-    notes = "".join(f"<li>{_text(note)}" for note in one.notes)
+    notes = "".join(f"<li>{_text(note[:1_000])}" for note in one.notes)
     points = sum(one.score(e) for e in exercises)
     return _document(
         f"{assignment} · {one.name}",
@@ -356,10 +364,11 @@ def _write(path, text):
 
 def _file_name(identity):
     """A name for files, different for different ids, whatever they contain."""
-    name = re.sub(r"[^\w-]+", "-", identity)[:60].strip("-")
-    if name == identity:
+    name = re.sub(r"[^\w-]+", "-", identity)[:40].strip("-")  # a letter may take 4 of 255 bytes
+    if name == identity and not re.search("-[0-9a-f]{16}$", name):  # nobody else's name and hash
         return name
-    return f"{name}-{hashlib.sha256(identity.encode(errors='replace')).hexdigest()[:8]}"
+    whole = identity.encode(errors="surrogatepass")
+    return f"{name}-{hashlib.sha256(whole).hexdigest()[:16]}"
 
 
 def _version():

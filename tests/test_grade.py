@@ -1,5 +1,6 @@
 """`gencourse grade`: a class of simulated students, hostile ones among them, and its edges."""
 
+import contextlib
 import csv
 import io
 import json
@@ -7,16 +8,19 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import types
 
 import classroom
 import pytest
+import torch
 
 from gencourse import grade as grading
 from gencourse import sandbox, submissions
-from gencourse.checks import core
+from gencourse.checks import core, values
 from gencourse.runtime import UserError
 
 LIMITS = sandbox.Limits(cell=10, call=10)
@@ -209,6 +213,70 @@ def test_what_a_sandbox_makes_up_is_never_worth_points(made_up):
     for exercise in classroom.EXERCISES:
         verdict = grading.judge(exercise, made_up, seed=1)
         assert not verdict.passed and verdict.sentence
+
+
+def test_a_wrong_number_is_not_rounded_to_the_right_one():
+    assert core._difference(2.7, torch.tensor(2), 1e-4, 1e-6)
+    assert core._difference(2, torch.tensor(2), 1e-4, 1e-6) is None
+
+
+def tensors_of(**header):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+def test_a_message_cannot_grow_when_it_is_read():
+    """One tensor named a thousand times, or a million tensors, would take minutes and gigabytes."""
+    body = values.pack(torch.zeros(3))[values.LENGTHS.size + len('{"tensor": 0}'):]
+    assert values.unpack(b'{"tensor": 0}', body).shape == (3,)
+    with pytest.raises(values.Unreadable):
+        values.unpack(b'[{"tensor": 0}, {"tensor": 0}]', body)
+    nothing = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    assert values.unpack(b"1", tensors_of(**{"0": nothing})) == 1
+    with pytest.raises(values.Unreadable, match="Too much is said"):
+        values.unpack(b"1", tensors_of(**{str(i): nothing for i in range(20_000)}))
+
+
+@pytest.mark.parametrize("reply", [
+    torch.zeros(2), {"number": torch.zeros(2), "result": None}, None, 5, [], {},
+    {"number": True, "result": None}, {"number": 1},
+])
+def test_a_reply_that_is_none_ends_the_sandbox(reply, monkeypatch):
+    box = object.__new__(sandbox.Sandbox)
+    box.number = 0
+    whole = io.BytesIO(values.pack(reply))
+    monkeypatch.setattr(box, "_send", lambda *_: None, raising=False)
+    monkeypatch.setattr(box, "_read", lambda count, *_: whole.read(count), raising=False)
+    with pytest.raises(sandbox.Ended, match="no answer"):
+        box.ask("cell", {}, 1)
+
+
+@pytest.mark.parametrize("error", [
+    "yes", 3, torch.zeros(2), [1], {"kind": torch.zeros(2)}, {"message": ["x" * 10**6] * 3},
+])
+def test_an_error_that_is_made_up_is_nobodys_trouble(error):
+    box = types.SimpleNamespace(ask=lambda do, *_: error if do == "cell" else None)
+    room = types.SimpleNamespace(limits=LIMITS, open=lambda _: contextlib.nullcontext(box))
+    verdicts, notes = grading.play(["1"], classroom.EXERCISES, 7, room)
+    assert {v.mistake for v in verdicts.values()} == {"missing"}
+    assert sum(map(len, notes)) < 2_000
+
+
+def test_a_submission_that_breaks_its_own_reading_stops_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "play", lambda cells, exercises, seed, room: (
+        {e.name: core.Verdict(True, "", "Fine.") for e in exercises}, []))
+    monkeypatch.setattr(submissions, "code_cells", lambda file: 1 / (file.name != "blank.ipynb"))
+    small_class(tmp_path / "in", "blank")
+    grades = graded(tmp_path / "in", tmp_path / "out")
+    assert "ZeroDivisionError" in grades["blank"].notes[0]
+
+
+def test_files_have_names_of_their_own_that_are_short_enough():
+    other = grading._file_name("x y")
+    assert grading._file_name("ann") == "ann"
+    assert grading._file_name(other) != other, "a student may be called like another's file"
+    assert grading._file_name("a\udce4") != grading._file_name("a\udce5")
+    assert len(f".{grading._file_name(chr(0x20000) * 60 + ' ')}.html.tmp".encode()) < 255
 
 
 def test_settings_are_checked(tmp_path):

@@ -249,7 +249,7 @@ def _difference(one, good, rtol, atol, where=""):
     if isinstance(good, torch.Tensor):
         if not isinstance(one, torch.Tensor):
             if not good.dim() and _number(one):
-                one = good.new_tensor(one)
+                one, good = torch.tensor(one, dtype=torch.float64), good.double()  # 2.7 is not 2
             else:
                 return "type", f"{its} is {_kind(one)}; a tensor was expected.", ""
         if one.shape != good.shape:

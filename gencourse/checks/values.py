@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 LONGEST_TREE, LONGEST_MESSAGE = 1 << 20, 64 << 20  # [bytes]
+LONGEST_HEADER = 1 << 20  # [bytes] of what safetensors says about the tensors
 LENGTHS = struct.Struct("<QQ")  # of the JSON and of the tensors
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (*INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
@@ -81,8 +82,11 @@ def lengths(header):
 def unpack(text, body):
     """The tree of a message's two parts. Raises: Unreadable, whatever the bytes are."""
     try:
+        if int.from_bytes(body[:8], "little") > LONGEST_HEADER:
+            raise Unreadable("Too much is said about the tensors.")
         found = load(body) if body else {}
-        return _from_json(json.loads(text), [found[str(i)] for i in range(len(found))])
+        tensors = [found[str(i)] for i in range(len(found))]
+        return _from_json(json.loads(text), tensors[::-1])
     except Exception as error:  # RecursionError and safetensors' own among them
         raise Unreadable(f"The message can't be read: {error}") from None
 
@@ -119,8 +123,8 @@ def _from_json(value, found):
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind == "tensor":
-        return found[content]
+    if kind == "tensor":  # the next one: none is there twice, or one of 64 MB could be a thousand
+        return found.pop()
     if kind == "tuple":
         return tuple(_from_json(v, found) for v in content)
     if kind == "dict":
