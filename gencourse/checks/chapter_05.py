@@ -483,6 +483,18 @@ def always_training(G, z):
     return x
 
 
+@look_at.wrong(
+    "The samples still hang on the graph: who keeps the sheets keeps every graph in memory. Look "
+    "without gradients."
+)
+def with_gradients(G, z):
+    before = G.training
+    G.eval()
+    x = G(z)
+    G.train(before)
+    return x
+
+
 @look_at.wrong("You look at a net in the mode in which it happens to be; samples need eval mode.")
 def as_it_is(G, z):
     with torch.no_grad():

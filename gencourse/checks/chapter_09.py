@@ -293,6 +293,15 @@ def means_everywhere(generator, z, x, lr, penalty):
     return step_along(z, lr, loss)
 
 
+@inversion_step.wrong(
+    "After your step the generator's weights no longer ask for gradients, and a training could not "
+    "go on. Nothing but z may change: `torch.autograd.grad` takes the gradient in z alone."
+)
+def frozen_for_good(generator, z, x, lr, penalty):
+    generator.requires_grad_(False)
+    return only_z_moves(generator, z, x, lr, penalty)
+
+
 @inversion_step.wrong("The step goes uphill: away from the picture. Subtract the gradient.")
 def uphill(generator, z, x, lr, penalty):
     return step_along(z, -lr, lambda z: loss_per_picture(generator, z, x, penalty).sum())

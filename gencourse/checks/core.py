@@ -160,7 +160,7 @@ class Exercise:
             return kind, sentence, f"{shown} {detail}"
         if one.changed:
             names = " and ".join(f"`{name}`" for name in one.changed)
-            sentence = f"The values are right, but {names} was changed in place: work on a copy."
+            sentence = f"The values are right, but {names} changed in place: work on a copy."
             return "in-place", sentence, shown
         return *self._gradient_fault(one.gradients, good.gradients), shown
 

@@ -200,7 +200,8 @@ def look_at(answer, case):
                 weight.sub_(slope, alpha=0.1)
         samples.append(answer(G, case["z"]))
     state = {k: v for k, v in G.state_dict().items() if v.is_floating_point()}
-    return {"samples": samples, "state": state, "training": G.training}
+    attached = any(isinstance(x, torch.Tensor) and x.requires_grad for x in samples)
+    return {"samples": samples, "state": state, "training": G.training, "attached": attached}
 
 
 # --- chapter 06 -----------------------------------------------------------------------------------
@@ -319,7 +320,8 @@ def inversion_step(answer, case):
         return z
     weights = [first.weight, second.weight]
     left = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-    return {"z": z.detach(), "weights": weights, "gradients": left}
+    trained = [w.requires_grad for w in weights]
+    return {"z": z.detach(), "weights": weights, "gradients": left, "trained": trained}
 
 
 def held_out_accuracy(answer, case):
