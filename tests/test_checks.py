@@ -191,7 +191,7 @@ FAULTS = {
     "shape": (lambda x, name: 2 * x[None], "has (1, 3), expected (3,)"),
     "dtype": (lambda x, name: 2 * x.double(), "dtype is torch.float64; torch.float32 was"),
     "device": (lambda x, name: 2 * x.to("meta"), "lies on the device meta, the inputs on cpu."),
-    "in place": (in_place, "values are right, but `x` was changed in place"),
+    "in place": (in_place, "values are right, but `x` changed in place"),
     "detached": (lambda x, name: 2 * x.detach(), "no gradient flows from them back to `x`"),
     "through NumPy": (through_numpy, "no gradient flows from them back to `x`"),
     "gradient is wrong": (lambda x, name: 3 * x - x.detach(), "but the gradient in `x` is not."),
