@@ -105,7 +105,7 @@ dcgan_init = Exercise(
 def kinds_of_layers(rng):
     kinds = ["Conv2d", "ConvTranspose2d", "Linear", "BatchNorm2d", "BatchNorm1d"]
     kinds += ["Conv2d without bias", "BatchNorm2d without scale", "PReLU", "ConvBlock"]
-    return [{"layer": kind} for kind in kinds]
+    return [{"layer": kind, "kept": 0.5 + torch.rand((), generator=rng).item()} for kind in kinds]
 
 
 dcgan_init.reference(nets.dcgan_init)
@@ -148,6 +148,13 @@ def transposed_forgotten(module):
 @dcgan_init.wrong("The linear layer keeps its old weights: the rule is for all of them.")
 def linear_forgotten(module):
     initialised(module, kinds=(nn.Conv2d, nn.ConvTranspose2d))
+
+
+@dcgan_init.wrong("BatchNorm's running statistics are no weights: leave them as they are.")
+def statistics_reset(module):
+    initialised(module)
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        module.reset_running_stats()
 
 
 @dcgan_init.wrong("The biases keep their old values; they start at 0.")

@@ -104,6 +104,11 @@ def dcgan_init(answer, case):
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.ones_(parameter)
+    kept = [b for b in net.buffers() if b.is_floating_point()]  # BatchNorm's running statistics
+    if isinstance(net[0], torch.nn.PReLU):
+        kept.append(net[0].weight)
+    for value in kept:
+        torch.nn.init.constant_(value, case["kept"])
     net.apply(answer)
     shown = {}
     for name, value in net.state_dict().items():

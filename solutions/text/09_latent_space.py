@@ -338,9 +338,9 @@ for label, columns in [("plain", [0]), ("pure", [0, 1, 2])]:
 #
 # *stretch · 40 minutes · `mutual_information_gap`*
 #
-# A code is called disentangled when single latents mean single things. With known factors that can
-# be counted (9.6): for each factor v, the gap between the latent that knows most about it and the
-# second, as a share of the factor's entropy H(v),
+# A code is called disentangled when single latents mean single things. With known factors (9.6):
+# for each factor v, the gap between the latent that knows most about it and the second, as a share
+# of the factor's entropy H(v),
 #
 # $$\text{MIG} = \frac1K\sum_v\frac{I(z_{(1)}; v) - I(z_{(2)}; v)}{H(v)}, \qquad
 # I(z; v) = \sum_{z, v} p(z, v)\log\frac{p(z, v)}{p(z)\,p(v)}.$$
