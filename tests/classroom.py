@@ -1,5 +1,6 @@
 """A class of simulated students for chapter 01's assignment, and what each of them deserves."""
 
+import csv
 import inspect
 import json
 import textwrap
@@ -7,13 +8,15 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from gencourse import divergences
+from gencourse import divergences, sandbox
 from gencourse.checks import core
+from gencourse.grade import grade
 
 ASSIGNMENT = "01_kl_divergence"
 EXERCISES = core.assignments()[ASSIGNMENT]
 NAMES = [e.name for e in EXERCISES]
 ROOT = Path(__file__).resolve().parents[1]
+LIMITS = sandbox.Limits(cell=10, call=10)
 
 
 class Student(NamedTuple):
@@ -266,3 +269,15 @@ def hand_in(folder, students):
             with zipfile.ZipFile(folder / f"{student.id}.zip", "w") as archive:
                 archive.writestr(f"{ASSIGNMENT}.ipynb", text)
                 archive.writestr("__MACOSX/._x.ipynb", "junk")
+
+
+def rows(out):
+    """ID → row of a folder's grades.csv."""
+    with open(out / "grades.csv", encoding="utf-8", newline="") as file:
+        return {row["ID"]: row for row in csv.DictReader(file)}
+
+
+def graded(folder, out, **options):
+    """ID → Grade of everybody in a folder of submissions."""
+    options = {"seed": 7, "limits": LIMITS} | options
+    return {g.id: g for g in grade(folder, ASSIGNMENT, out, **options)}

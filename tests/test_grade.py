@@ -1,10 +1,9 @@
-"""`gencourse grade`: a class of simulated students, hostile ones among them, and its edges."""
+"""`gencourse grade`: going on, going wrong, and what notebooks make up."""
 
 import contextlib
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -23,114 +22,13 @@ from gencourse import sandbox, submissions
 from gencourse.checks import core, values
 from gencourse.runtime import UserError
 
-LIMITS = sandbox.Limits(cell=10, call=10)
 STUDENTS = {s.id: s for s in classroom.students()}
-WAS_HERE = "/tmp/gencourse-was-here"  # what the student "pickles" tries to leave behind
 COMMAND = [sys.executable, "-m", "gencourse", "grade"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _bubblewrap():
-    if not shutil.which("bwrap"):
-        assert not os.environ.get("CI"), "CI must have bubblewrap: see .ci/run"
-        pytest.skip("bubblewrap is not installed here")
-
-
-def rows(out):
-    with open(out / "grades.csv", encoding="utf-8", newline="") as file:
-        return {row["ID"]: row for row in csv.DictReader(file)}
-
-
-def graded(folder, out, **options):
-    options = {"seed": 7, "limits": LIMITS} | options
-    return {g.id: g for g in grading.grade(folder, classroom.ASSIGNMENT, out, **options)}
-
-
-@pytest.fixture(scope="module")
-def the_class(tmp_path_factory):
-    """The whole class, graded once: (folder of submissions, folder of grades, id → Grade)."""
-    if os.path.exists(WAS_HERE):
-        os.remove(WAS_HERE)
-    folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("grades")
-    classroom.hand_in(folder, STUDENTS.values())
-    return folder, out, graded(folder, out)
-
-
-# --- the class ------------------------------------------------------------------------------------
-
-
-def test_the_class_is_large_and_everybody_has_a_grade(the_class):
-    _, out, grades = the_class
-    assert len(STUDENTS) >= 40
-    assert set(grades) == set(STUDENTS) == set(rows(out))
-
-
-@pytest.mark.parametrize("student", STUDENTS)
-def test_everybody_gets_what_they_computed(the_class, student):
-    _, out, grades = the_class
-    expected, one = STUDENTS[student], grades[student]
-    mistakes = {k: v.mistake for k, v in one.verdicts.items() if not v.passed}
-    assert mistakes == expected.mistakes, (one.verdicts, one.notes)
-    row = rows(out)[student]
-    points = {e.name: 0 if e.name in expected.mistakes else e.points for e in classroom.EXERCISES}
-    assert {name: int(row[name]) for name in points} == points
-    assert int(row[classroom.ASSIGNMENT]) == sum(points.values())
-    assert expected.notes in " ".join(one.notes)
-    for verdict in one.verdicts.values():
-        assert verdict.sentence.strip() and verdict.detail == "", verdict
-
-
-def test_every_named_mistake_of_the_assignment_was_made(the_class):
-    made = {(k, v.mistake) for one in the_class[2].values() for k, v in one.verdicts.items()}
-    named = {(e.name, w.name) for e in classroom.EXERCISES for w in e.wrongs}
-    assert named <= made
-
-
-def test_nothing_came_out_of_a_sandbox(the_class):
-    assert not os.path.exists(WAS_HERE)
-
-
-def test_pages_show_verdict_and_hint_and_no_expected_value(the_class):
-    _, out, grades = the_class
-    page = (out / "pages" / "mistake-0.html").read_text(encoding="utf-8")
-    for verdict in grades["mistake-0"].verdicts.values():
-        plain = re.sub(r"</?code>", "`", page)
-        assert verdict.sentence.replace("'", "&#x27;") in plain.replace("&quot;", '"')
-    everything = "".join(p.read_text(encoding="utf-8") for p in (out / "pages").iterdir())
-    assert "Hint: " in everything and "Expected" not in everything
-    assert "closed_form" not in everything and "log_softmax(-1)" not in everything
-    right = (out / "pages" / "right.html").read_text(encoding="utf-8")
-    assert "9 of 9 points" in right and "✗" not in right
-
-
-def test_the_summary_counts_mistakes(the_class):
-    _, out, grades = the_class
-    summary = (out / "summary.html").read_text(encoding="utf-8")
-    blank = sum(g.verdicts["wasserstein1"].mistake == "blank" for g in grades.values())
-    assert f"blank ({blank})" in summary
-    assert all(f"pages/{name}.html" in summary for name in STUDENTS)
-    assert (out / "mistakes.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_grading_again_runs_nothing_and_changes_nothing(the_class, monkeypatch):
-    folder, out, grades = the_class
-    before = (out / "grades.csv").read_bytes()
-    monkeypatch.setattr(sandbox.Room, "open", lambda *_: pytest.fail("a sandbox was opened"))
-    assert graded(folder, out) == grades
-    assert (out / "grades.csv").read_bytes() == before
-
-
-def test_another_folder_of_grades_gives_the_same_rows(the_class, tmp_path):
-    """From nothing, in another order, side by side with other neighbours, with other inputs."""
-    some = ["right", "mistake-0", "other-faults", "forks-and-goes-on", "fork-bomb", "blank"]
-    (tmp_path / "in").mkdir()
-    classroom.hand_in(tmp_path / "in", [STUDENTS[name] for name in some])
-    graded(tmp_path / "in", tmp_path / "out", seed=None, workers=3)
-    before = rows(the_class[1])
-    assert rows(tmp_path / "out") == {name: before[name] for name in some}
-
-
-# --- going on, and going wrong --------------------------------------------------------------------
+def _sandbox(bubblewrap):
+    pass
 
 
 def small_class(folder, *names):
@@ -140,7 +38,7 @@ def small_class(folder, *names):
 
 
 def test_an_interrupted_batch_goes_on(tmp_path):
-    small_class(tmp_path / "in", "right", "blank", "half-done", "twice")
+    small_class(tmp_path / "in", "right", "blank", "half-done")
     out = tmp_path / "out"
     command = [*COMMAND, str(tmp_path / "in"), "--assignment", classroom.ASSIGNMENT,
                "--out", str(out), "--workers", "1"]
@@ -155,12 +53,12 @@ def test_an_interrupted_batch_goes_on(tmp_path):
     said = first.communicate(timeout=120)[1]
     assert first.returncode == 130 and "same command" in said, said
     done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
-    assert 1 <= len(done) < 4 and not (out / "grades.csv").exists()
+    assert 1 <= len(done) < 3 and not (out / "grades.csv").exists()
     second = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert second.returncode == 0, second.stderr
     assert {p: p.stat().st_mtime_ns for p in done} == done
-    points = {name: int(row[classroom.ASSIGNMENT]) for name, row in rows(out).items()}
-    assert points == {"right": 9, "blank": 0, "half-done": 2, "twice": 9}
+    points = {name: int(row[classroom.ASSIGNMENT]) for name, row in classroom.rows(out).items()}
+    assert points == {"right": 9, "blank": 0, "half-done": 2}
 
     # a changed submission is graded again, the others are not
     shutil.copy(tmp_path / "in" / "right.ipynb", tmp_path / "in" / "blank.ipynb")
@@ -169,7 +67,7 @@ def test_an_interrupted_batch_goes_on(tmp_path):
                            timeout=240)
     assert third.returncode == 1 and "less than 50 %" in third.stderr
     changed = [p.stem for p, at in done.items() if p.stat().st_mtime_ns != at]
-    assert changed == ["blank"] and rows(out)["blank"][classroom.ASSIGNMENT] == "9"
+    assert changed == ["blank"] and classroom.rows(out)["blank"][classroom.ASSIGNMENT] == "9"
 
 
 def test_a_bug_that_one_notebook_finds_in_the_grader_costs_nobody_else(tmp_path, monkeypatch):
@@ -183,7 +81,7 @@ def test_a_bug_that_one_notebook_finds_in_the_grader_costs_nobody_else(tmp_path,
     for name in ("whole", "half"):
         cells = classroom.Student(name, [name], {}).notebook()
         (tmp_path / "in" / f"{name}.ipynb").write_text(cells, encoding="utf-8")
-    grades = graded(tmp_path / "in", tmp_path / "out")
+    grades = classroom.graded(tmp_path / "in", tmp_path / "out")
     assert grades["whole"].score(classroom.EXERCISES[0]) == 1
     assert "ZeroDivisionError" in grades["half"].notes[0]
     assert not (tmp_path / "out" / "results" / "half.json").exists(), "it is tried again"
@@ -196,11 +94,11 @@ def test_names_and_messages_cannot_write_into_pages_or_spreadsheets(tmp_path, mo
     (tmp_path / "in").mkdir()
     name = '=cmd|" \udce4<i>'
     (tmp_path / "in" / f"{name}.ipynb").write_text(STUDENTS["blank"].notebook(), encoding="utf-8")
-    graded(tmp_path / "in", tmp_path / "out")
+    classroom.graded(tmp_path / "in", tmp_path / "out")
     (page,) = (tmp_path / "out" / "pages").iterdir()
     text = page.read_text(encoding="utf-8") + (tmp_path / "out" / "summary.html").read_text()
     assert not re.search("<script|<b>note|<i>", text) and "&lt;script" in text
-    (row,) = rows(tmp_path / "out").values()
+    (row,) = classroom.rows(tmp_path / "out").values()
     assert row["Student"].startswith("'=")
 
 
@@ -256,7 +154,8 @@ def test_a_reply_that_is_none_ends_the_sandbox(reply, monkeypatch):
 ])
 def test_an_error_that_is_made_up_is_nobodys_trouble(error):
     box = types.SimpleNamespace(ask=lambda do, *_: error if do == "cell" else None)
-    room = types.SimpleNamespace(limits=LIMITS, open=lambda _: contextlib.nullcontext(box))
+    limits = classroom.LIMITS
+    room = types.SimpleNamespace(limits=limits, open=lambda _: contextlib.nullcontext(box))
     verdicts, notes = grading.play(["1"], classroom.EXERCISES, 7, room)
     assert {v.mistake for v in verdicts.values()} == {"missing"}
     assert sum(map(len, notes)) < 2_000
@@ -267,7 +166,7 @@ def test_a_submission_that_breaks_its_own_reading_stops_nobody(tmp_path, monkeyp
         {e.name: core.Verdict(True, "", "Fine.") for e in exercises}, []))
     monkeypatch.setattr(submissions, "code_cells", lambda file: 1 / (file.name != "blank.ipynb"))
     small_class(tmp_path / "in", "blank")
-    grades = graded(tmp_path / "in", tmp_path / "out")
+    grades = classroom.graded(tmp_path / "in", tmp_path / "out")
     assert "ZeroDivisionError" in grades["blank"].notes[0]
 
 
@@ -287,7 +186,7 @@ def test_settings_are_checked(tmp_path):
     settings = {"assignment": "02_minimax", "seed": 1}
     (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match="holds grades of 02_minimax"):
-        graded(tmp_path / "in", tmp_path / "out")
+        classroom.graded(tmp_path / "in", tmp_path / "out")
 
 
 def test_the_seed_is_secret_and_kept(tmp_path):
@@ -313,18 +212,3 @@ def test_moodles_worksheet_is_filled_in(tmp_path):
     worksheet.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no column Grade"):
         grading.fill_worksheet(worksheet, grades, classroom.EXERCISES, tmp_path)
-
-
-# --- every assignment -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("assignment", core.assignments())
-def test_every_solution_is_worth_all_points_in_the_sandbox(assignment, tmp_path):
-    """Its notebook needs nothing that isn't there, its drivers are, and no exercise takes long."""
-    exercises = core.assignments()[assignment]
-    cells, _ = submissions.code_cells(submissions.File("x.ipynb", (
-        classroom.ROOT / "solutions" / f"{assignment}.ipynb").read_bytes()))
-    sandbox.course(tmp_path)
-    room = sandbox.Room(tmp_path, LIMITS._replace(cell=60, call=20))
-    verdicts, notes = grading.play(cells, exercises, 11, room)
-    assert all(v.passed for v in verdicts.values()) and not notes, (verdicts, notes)

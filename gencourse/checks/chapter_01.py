@@ -294,7 +294,10 @@ def unsorted(x, y):
     return (x[:n] - y[:n]).abs().mean()
 
 
-@wasserstein1.wrong("The samples are paired in the order they came: sort both first.")
+@wasserstein1.wrong(
+    "The samples are paired in the order they came, where they can be paired at all: sort both "
+    "first, and let N and M differ."
+)
 def unsorted_uncut(x, y):
     return (x - y).abs().mean()
 

@@ -414,7 +414,10 @@ def last_batch_dropped(net, x, labels, batch_size):
     return counted(net, x[:n], labels[:n], batch_size)
 
 
-@share_right.wrong("The last batch is left out when it is smaller than the others.")
+@share_right.wrong(
+    "A last batch that is smaller is left out of the count, and its pictures still stand below the "
+    "fraction bar."
+)
 def last_batch_not_counted(net, x, labels, batch_size):
     n = len(x) // batch_size * batch_size
     return counted(net, x[:n], labels[:n], batch_size) * n / len(x) if n else 0.0

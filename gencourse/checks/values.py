@@ -85,7 +85,7 @@ def unpack(text, body):
         if int.from_bytes(body[:8], "little") > LONGEST_HEADER:
             raise Unreadable("Too much is said about the tensors.")
         found = load(body) if body else {}
-        tensors = [found[str(i)] for i in range(len(found))]
+        tensors = [(i, found[str(i)]) for i in range(len(found))]
         return _from_json(json.loads(text), tensors[::-1])
     except Exception as error:  # RecursionError and safetensors' own among them
         raise Unreadable(f"The message can't be read: {error}") from None
@@ -124,7 +124,10 @@ def _from_json(value, found):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":  # the next one: none is there twice, or one of 64 MB could be a thousand
-        return found.pop()
+        index, tensor = found.pop()
+        if content != index:
+            raise Unreadable("The tensors come in another order.")
+        return tensor
     if kind == "tuple":
         return tuple(_from_json(v, found) for v in content)
     if kind == "dict":

@@ -1,0 +1,102 @@
+"""`gencourse grade` on a whole class of simulated students, half of them hostile."""
+
+import os
+import re
+
+import classroom
+import pytest
+from classroom import ASSIGNMENT
+
+from gencourse import sandbox
+
+STUDENTS = {s.id: s for s in classroom.students()}
+WAS_HERE = "/tmp/gencourse-was-here"  # what the student "pickles" tries to leave behind
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sandbox(bubblewrap):
+    pass
+
+
+@pytest.fixture(scope="module")
+def the_class(tmp_path_factory):
+    """The whole class, graded once: (folder of submissions, folder of grades, id → Grade)."""
+    if os.path.exists(WAS_HERE):
+        os.remove(WAS_HERE)
+    folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("grades")
+    classroom.hand_in(folder, STUDENTS.values())
+    return folder, out, classroom.graded(folder, out)
+
+
+# --- the class ------------------------------------------------------------------------------------
+
+
+def test_the_class_is_large_and_everybody_has_a_grade(the_class):
+    _, out, grades = the_class
+    assert len(STUDENTS) >= 40
+    assert set(grades) == set(STUDENTS) == set(classroom.rows(out))
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_everybody_gets_what_they_computed(the_class, student):
+    _, out, grades = the_class
+    expected, one = STUDENTS[student], grades[student]
+    mistakes = {k: v.mistake for k, v in one.verdicts.items() if not v.passed}
+    assert mistakes == expected.mistakes, (one.verdicts, one.notes)
+    row = classroom.rows(out)[student]
+    points = {e.name: 0 if e.name in expected.mistakes else e.points for e in classroom.EXERCISES}
+    assert {name: int(row[name]) for name in points} == points
+    assert int(row[ASSIGNMENT]) == sum(points.values())
+    assert expected.notes in " ".join(one.notes)
+    for verdict in one.verdicts.values():
+        assert verdict.sentence.strip() and verdict.detail == "", verdict
+
+
+def test_every_named_mistake_of_the_assignment_was_made(the_class):
+    made = {(k, v.mistake) for one in the_class[2].values() for k, v in one.verdicts.items()}
+    named = {(e.name, w.name) for e in classroom.EXERCISES for w in e.wrongs}
+    assert named <= made
+
+
+def test_nothing_came_out_of_a_sandbox(the_class):
+    assert not os.path.exists(WAS_HERE)
+
+
+def test_pages_show_verdict_and_hint_and_no_expected_value(the_class):
+    _, out, grades = the_class
+    page = (out / "pages" / "mistake-0.html").read_text(encoding="utf-8")
+    for verdict in grades["mistake-0"].verdicts.values():
+        plain = re.sub(r"</?code>", "`", page)
+        assert verdict.sentence.replace("'", "&#x27;") in plain.replace("&quot;", '"')
+    everything = "".join(p.read_text(encoding="utf-8") for p in (out / "pages").iterdir())
+    assert "Hint: " in everything and "Expected" not in everything
+    assert "closed_form" not in everything and "log_softmax(-1)" not in everything
+    right = (out / "pages" / "right.html").read_text(encoding="utf-8")
+    assert "9 of 9 points" in right and "✗" not in right
+
+
+def test_the_summary_counts_mistakes(the_class):
+    _, out, grades = the_class
+    summary = (out / "summary.html").read_text(encoding="utf-8")
+    blank = sum(g.verdicts["wasserstein1"].mistake == "blank" for g in grades.values())
+    assert f"blank ({blank})" in summary
+    assert all(f"pages/{name}.html" in summary for name in STUDENTS)
+    assert (out / "mistakes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_grading_again_runs_nothing_and_changes_nothing(the_class, monkeypatch):
+    folder, out, grades = the_class
+    before = (out / "grades.csv").read_bytes()
+    monkeypatch.setattr(sandbox.Room, "open", lambda *_: pytest.fail("a sandbox was opened"))
+    assert classroom.graded(folder, out) == grades
+    assert (out / "grades.csv").read_bytes() == before
+
+
+def test_another_folder_of_grades_gives_the_same_rows(the_class, tmp_path):
+    """From nothing, in another order, side by side with other neighbours, with other inputs."""
+    some = ["right", "mistake-0", "other-faults", "forks-and-goes-on", "fork-bomb", "blank"]
+    (tmp_path / "in").mkdir()
+    classroom.hand_in(tmp_path / "in", [STUDENTS[name] for name in some])
+    classroom.graded(tmp_path / "in", tmp_path / "out", seed=None, workers=3)
+    before = classroom.rows(the_class[1])
+    assert classroom.rows(tmp_path / "out") == {name: before[name] for name in some}
