@@ -211,6 +211,9 @@ class Sandbox:
         except Ended as end:
             self.close()
             raise UserError(f"The sandbox does not start: {end} {self._complaint()}") from None
+        except Stopped:
+            self.close()
+            raise
 
     def __enter__(self):
         return self

@@ -198,7 +198,7 @@ def hostile(right):
         "patches-the-player": "import sys\nfor name, m in list(sys.modules.items()):\n"
         "    if name.startswith('gencourse.checks'):\n"
         "        for k in list(vars(m)):\n"
-        "            if k in ('is_blank', '_same', '_code'):\n"
+        "            if k in ('is_blank', '_same', '_codes'):\n"
         "                setattr(m, k, lambda *a, **k: True)",
         "patches-the-outcome": "import gencourse.checks.inside as i\n"
         "i.Outcome.__new__.__defaults__ = (None,) * 5\n"

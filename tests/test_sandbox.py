@@ -216,6 +216,15 @@ def test_leaving_ends_everything_that_was_started(course, box):
     assert psutil.wait_procs(inside, timeout=10)[1] == []
 
 
+def test_a_batch_that_is_stopped_while_a_sandbox_starts_leaves_nothing(course, bubblewrap):
+    room, before = sandbox.Room(course, LIMITS), set(psutil.Process().children(recursive=True))
+    room.stopped = True
+    with pytest.raises(sandbox.Stopped):
+        room.open(["look"])
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert psutil.wait_procs(left, timeout=5)[1] == []
+
+
 # --- rooms ----------------------------------------------------------------------------------------
 
 

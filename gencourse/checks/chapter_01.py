@@ -4,18 +4,14 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import divergences
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "01_kl_divergence"
 
 
 def probabilities(rng, *shape):
     """Random distributions over the last dimension, float64."""
-    return torch.randn(shape, generator=rng, dtype=torch.float64).softmax(-1)
-
-
-def normals(rng, *shape):
-    return torch.randn(shape, generator=rng, dtype=torch.float64)
+    return normals(rng, *shape).softmax(-1)
 
 
 def pairs(rng):

@@ -6,13 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import losses
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "02_minimax"
-
-
-def normals(rng, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
 
 
 def logit_pairs(rng):

@@ -4,13 +4,9 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import losses
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "04_first_gan"
-
-
-def normals(rng, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
 
 
 # --- 4.1 ------------------------------------------------------------------------------------------

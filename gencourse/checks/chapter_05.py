@@ -7,13 +7,9 @@ import torch
 from torch import nn
 
 from gencourse import nets
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "05_dcgan"
-
-
-def normals(rng, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=rng, dtype=dtype)
 
 
 # --- 5.1 ------------------------------------------------------------------------------------------

@@ -6,13 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import evaluate, losses
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "06_mode_collapse"
-
-
-def normals(rng, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=rng, dtype=dtype)
 
 
 # --- 6.1 ------------------------------------------------------------------------------------------

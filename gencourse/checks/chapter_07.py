@@ -3,13 +3,9 @@
 import torch
 
 from gencourse import evaluate
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "07_evaluation"
-
-
-def normals(rng, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=rng, dtype=dtype)
 
 
 # --- 7.1 ------------------------------------------------------------------------------------------

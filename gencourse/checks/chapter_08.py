@@ -6,13 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import divergences, losses
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "08_vae"
-
-
-def normals(rng, *shape):
-    return torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
 def pictures(rng, *shape):

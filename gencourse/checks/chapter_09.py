@@ -6,13 +6,9 @@ import torch
 from torch import nn
 
 from gencourse import divergences, latent
-from gencourse.checks.core import Exercise
+from gencourse.checks.core import Exercise, normals
 
 STEM = "09_latent_space"
-
-
-def normals(rng, *shape):
-    return torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
 # --- 9.1 ------------------------------------------------------------------------------------------

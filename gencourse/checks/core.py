@@ -182,6 +182,11 @@ class Exercise:
         return "gradient", f"The values are right, but the gradient in {inputs} is not."
 
 
+def normals(rng, *shape, dtype=torch.float64):
+    """Standard normal numbers for cases; the same ones in every dtype."""
+    return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
+
+
 class NotYet(AssertionError):
     """An answer does not pass yet; the message says why, and notebooks show nothing else."""
 

@@ -54,7 +54,7 @@ def outcome(name, answer, case, gradient=()):
 
 def is_blank(answer):
     """Whether this function or class is the stub that learners find."""
-    return BLANK in _constants(answer)
+    return any(BLANK in code.co_consts for code in _codes(answer))
 
 
 def _copies(case):
@@ -95,7 +95,7 @@ def _gradients(driver, answer, case, names):
 def _describe(error, answer):
     """An exception as plain data, with the last line of the answer's own source that it passed."""
     line = source = None
-    own = getattr(_code(answer), "co_filename", None)
+    own = next((code.co_filename for code in _codes(answer)), None)
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == own:
             line, source = frame.lineno, linecache.getline(own, frame.lineno).strip()
@@ -107,15 +107,8 @@ def _describe(error, answer):
     }
 
 
-def _code(answer):
-    if isinstance(answer, type):
-        found = [m for m in vars(answer).values() if hasattr(m, "__code__")]
-        answer = found[0] if found else answer
-    return getattr(getattr(answer, "__wrapped__", answer), "__code__", None)
-
-
-def _constants(answer):
-    if isinstance(answer, type):
-        return {c for m in vars(answer).values() if callable(m) for c in _constants(m)}
-    code = getattr(getattr(answer, "__wrapped__", answer), "__code__", None)
-    return set(code.co_consts) if code else set()
+def _codes(answer):
+    """The compiled code of a function, or of each method of a class."""
+    functions = vars(answer).values() if isinstance(answer, type) else [answer]
+    found = [getattr(getattr(f, "__wrapped__", f), "__code__", None) for f in functions]
+    return [code for code in found if code is not None]
