@@ -395,3 +395,86 @@ class _TwoLayers(torch.nn.Module):
 def _numbers(values):
     """Each of several numbers as `_number` has it."""
     return tuple(map(_number, values)) if isinstance(values, (tuple, list)) else values
+
+
+# --- chapter 14 -----------------------------------------------------------------------------------
+
+
+def mended_stopwatch(answer, case):
+    """The seconds a call is said to take on a device that pretends: exact, and alike anywhere."""
+    now, busy_until, called = 0.0, case["queued"], 0
+
+    def work():
+        nonlocal now, busy_until, called
+        seconds = case["seconds"][min(called, len(case["seconds"]) - 1)]
+        called += 1
+        if called <= case["warm_up"]:
+            now += seconds  # something is compiled, in the program itself
+        else:
+            now += case["launch"]  # to hand the call over; the device begins when it is free
+            busy_until = max(busy_until, now) + seconds
+
+    def synchronise():
+        nonlocal now
+        now = max(now, busy_until)
+
+    return _number(answer(work, lambda: now, synchronise, case["warm_up"], case["repeats"]))
+
+
+def conv_floor(answer, case):
+    return _numbers(answer(*case.values()))
+
+
+def scaled_step(answer, case):
+    """What becomes of the weights and the scale, with the loss of a linear model in float16."""
+
+    def loss_of(low):
+        products = [(x * w).sum(1) for x, w in zip(case["x"], low, strict=True)]
+        errors = products[0].float() + products[1].float() - case["y"]
+        return case["size"] * errors.square().mean()
+
+    found = answer(case["weights"], loss_of, case["scale"], case["rate"])
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return {"weights": found[0], "scale": _number(found[1])}
+    return found
+
+
+def rank_rows(answer, case):
+    """For each step the rows of all ranks together, in order, and how many each rank has."""
+    found, world = [], case["world"]
+    for step in case["steps"]:
+        rows = [answer(case["order"], step, case["batch_size"], r, world) for r in range(world)]
+        if not all(isinstance(r, (torch.Tensor, list, range)) for r in rows):
+            return rows
+        rows = [r.flatten() if isinstance(r, torch.Tensor) else torch.tensor(list(r)) for r in rows]
+        together = torch.cat(rows).sort().values
+        found.append({"all ranks": together, "sizes": sorted(map(len, rows))})
+    return found
+
+
+def global_batch_norm(answer, case):
+    """What all ranks return; at each `yield` they get the sum of what all of them hand over."""
+    programs = [answer(x, case["eps"]) for x in case["x"].split(case["sizes"])]
+    if not all(hasattr(p, "send") for p in programs):
+        return _joined(programs)  # ordinary functions: nothing was exchanged
+    heard, returned = None, [None] * len(programs)
+    while True:
+        handed, done = [], 0
+        for rank, program in enumerate(programs):
+            try:
+                handed.append(program.send(heard.clone() if torch.is_tensor(heard) else heard))
+            except StopIteration as stop:
+                returned[rank], done = stop.value, done + 1
+        if done == len(programs):
+            return _joined(returned)
+        if done:
+            raise RuntimeError(f"{done} of {len(programs)} ranks return, the others wait for them")
+        heard = sum(handed[1:], handed[0])
+
+
+def _joined(parts):
+    """The ranks' shares as one batch, where they are shares of one."""
+    if all(torch.is_tensor(p) and p.dim() == 4 and p.shape[1:] == parts[0].shape[1:]
+           for p in parts):  # fmt: skip
+        return torch.cat(parts)
+    return parts

@@ -1,0 +1,713 @@
+"""Chapter 14: the exercises on fast training, their references, and the mistakes people make."""
+
+import statistics
+
+import torch
+
+from gencourse.checks.core import Exercise, normals
+
+STEM = "14_fast_training"
+
+
+# --- 14.1 -----------------------------------------------------------------------------------------
+
+mended_stopwatch = Exercise(
+    "mended_stopwatch",
+    level="warm-up",
+    minutes=15,
+    tests="slow first calls, work that still waits, a hiccup, short and long calls; to the µs.",
+    hint="Make a table of who does what when: your program, and the device that it only asks.",
+    rtol=1e-6,
+    atol=1e-9,
+)
+
+
+@mended_stopwatch.cases
+def devices(rng):
+    """Times of the calls in seconds; the first timed one is the fastest, the second the hiccup."""
+    found = []
+    for repeats, warm_up, scale, launch, queued in [
+        (5, 2, 1e-3, 1e-5, 3e-3), (3, 1, 2e-5, 5e-5, 0.0), (7, 3, 0.1, 1e-4, 0.3),
+        (1, 0, 1e-3, 1e-5, 0.0), (5, 0, 3e-3, 2e-5, 4e-3), (3, 4, 1e-2, 1e-5, 1.0),
+    ]:  # fmt: skip
+        drawn = (torch.rand(repeats, generator=rng, dtype=torch.float64) + 0.1).cumsum(0)
+        fastest, *others = (scale * (0.3 + drawn)).tolist()
+        order = torch.randperm(len(others), generator=rng).tolist()
+        others = [others[i] for i in order]
+        if others:
+            others[0] = 30 * max(others)
+        first = (scale * (9 + 5 * torch.rand(warm_up, generator=rng))).tolist()
+        found.append({"seconds": [*first, fastest, *others], "launch": launch, "queued": queued,
+                      "warm_up": warm_up, "repeats": repeats})  # fmt: skip
+    return found
+
+
+def stopwatch(
+    work, clock, synchronise, warm_up, repeats, *, counted=False, before=True, after=True,
+    summary=statistics.median,
+):  # fmt: skip
+    """What the right answer and most wrong ones are variations of."""
+    for _ in range(0 if counted else warm_up):
+        work()
+    if before:
+        synchronise()
+    times = []
+    for _ in range(repeats + (warm_up if counted else 0)):
+        start = clock()
+        work()
+        if after:
+            synchronise()
+        times.append(clock() - start)
+    return summary(times)
+
+
+@mended_stopwatch.reference
+def waits_and_takes_the_median(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats)
+
+
+@mended_stopwatch.wrong(
+    "This is still the broken stopwatch: it stops when the last call has been *handed over*, not "
+    "when the device has done it."
+)
+def broken(work, clock, synchronise, warm_up, repeats):
+    start = clock()
+    for _ in range(repeats):
+        work()
+    return (clock() - start) / repeats
+
+
+@mended_stopwatch.wrong(
+    "You time each call on its own now. But the clock is read when the call has been handed over: "
+    "wait for the device before you look."
+)
+def only_handed_over(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, after=False)
+
+
+@mended_stopwatch.wrong(
+    "You wait for the device after the work. But what stood in its queue *before* the first timing "
+    "is counted too: wait once before the clock starts."
+)
+def queue_counted(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, before=False)
+
+
+@mended_stopwatch.wrong(
+    "The first `warm_up` calls are among the timings. They are slow for reasons that a long "
+    "training never meets again: call them, and leave them out."
+)
+def warm_up_counted(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, counted=True)
+
+
+@mended_stopwatch.wrong("No call warms the device up: make `warm_up` calls that are not timed.")
+def never_warm(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, 0, repeats)
+
+
+@mended_stopwatch.wrong(
+    "This is the mean of the timings. One hiccup of the machine moves it as far as it likes; the "
+    "median hardly notices."
+)
+def mean_of_calls(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, summary=statistics.fmean)
+
+
+@mended_stopwatch.wrong(
+    "You time all calls together and divide: a mean, which one hiccup moves as far as it likes. "
+    "Time each call on its own and take the median."
+)
+def all_together(work, clock, synchronise, warm_up, repeats):
+    for _ in range(warm_up):
+        work()
+    synchronise()
+    start = clock()
+    for _ in range(repeats):
+        work()
+    synchronise()
+    return (clock() - start) / repeats
+
+
+@mended_stopwatch.wrong(
+    "You return the fastest call. It is the one with the most luck: asked is the median, with as "
+    "many calls above it as below."
+)
+def fastest(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, summary=min)
+
+
+@mended_stopwatch.wrong("You return the time of all calls together; asked is that of one.")
+def total(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, summary=sum)
+
+
+@mended_stopwatch.wrong("Your result is in milliseconds; the clock gives seconds, and so do you.")
+def in_milliseconds(work, clock, synchronise, warm_up, repeats):
+    return 1000 * stopwatch(work, clock, synchronise, warm_up, repeats)
+
+
+# --- 14.2 -----------------------------------------------------------------------------------------
+
+conv_floor = Exercise(
+    "conv_floor",
+    level="core",
+    minutes=20,
+    tests="strides, padding, kernels that aren't square, one picture and many; both floors.",
+    hint="First the output's shape. Each of its numbers is a sum of C·k·k products.",
+    rtol=1e-6,
+    atol=0.0,
+)
+
+
+@conv_floor.cases
+def layers(rng):
+    def draw(low, high):
+        return int(torch.randint(low, high, (), generator=rng))
+
+    fixed = [
+        ((128, 3, 64, 64), (64, 3, 4, 4), 2, 1, 4, 1e13, 1e12),
+        ((128, 256, 16, 16), (512, 256, 4, 4), 2, 1, 2, 2e14, 1e12),
+        ((1, 1, 5, 7), (1, 1, 5, 7), 1, 0, 4, 1e10, 1e10),
+        ((64, 32, 8, 8), (16, 32, 1, 1), 1, 0, 2, 1e14, 2e12),
+    ]
+    for _ in range(4):
+        b, c, o = draw(2, 99), draw(2, 40), draw(2, 40)
+        sides, kernel = (draw(6, 40), draw(6, 40)), (draw(2, 4), draw(4, 6))
+        intensity = 10 ** draw(-1, 4)
+        fixed.append(((b, c, *sides), (o, c, *kernel), draw(1, 4), draw(1, 3), 2 * draw(1, 3),
+                      1e12, 1e12 / intensity))  # fmt: skip
+    names = "x_shape", "w_shape", "stride", "padding", "number", "rate", "bandwidth"
+    return [dict(zip(names, values, strict=True)) for values in fixed]
+
+
+def floor(
+    x_shape, w_shape, stride, padding, number, rate, bandwidth, *, of_one=2, pads=2, strided=True,
+    square=False, batched=True, read=True, weights=1, written=True, scale=1, both=max,
+):  # fmt: skip
+    """The right answer; the options are what can go wrong in it."""
+    (b, c, *sides), (o, _, *kernel) = x_shape, w_shape
+    if square:
+        kernel = [kernel[0], kernel[0]]
+    step = stride if strided else 1
+    h, w = ((n + pads * padding - k) // step + 1 for n, k in zip(sides, kernel, strict=True))
+    flops = of_one * (b if batched else 1) * o * h * w * c * kernel[0] * kernel[1]
+    inputs, outputs = b * c * sides[0] * sides[1], b * o * h * w
+    moved = read * inputs + weights * o * c * kernel[0] * kernel[1] + written * outputs
+    traffic = scale * number * moved
+    return flops, traffic, both(flops / rate, traffic / bandwidth)
+
+
+def variant(**options):
+    def answer(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+        return floor(x_shape, w_shape, stride, padding, number, rate, bandwidth, **options)
+
+    return answer
+
+
+@conv_floor.reference
+def counted(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return floor(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The bytes are right. A multiplication and an addition are *two* operations.")
+def multiply_add_once(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(of_one=1)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The output is larger than you think: the padding is missing in its sides.")
+def padding_forgotten(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(pads=0)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The padding stands at *both* ends of a side: it counts twice.")
+def padding_at_one_end(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(pads=1)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The stride is missing: the kernel is applied at every s-th place only.")
+def stride_forgotten(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(strided=False)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("You take the kernel for a square: its two sides may differ.")
+def square_kernel(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(square=True)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The bytes are right. You count the work for one picture; the batch has B.")
+def one_picture(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(batched=False)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The FLOPs are right. The result has to be written to memory, too.")
+def output_not_written(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(written=False)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The FLOPs are right. The weights have to be read from memory, too.")
+def weights_not_read(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(weights=0)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The FLOPs are right. The input has to be read from memory, too.")
+def input_not_read(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(read=False)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong(
+    "The FLOPs are right. You read the weights again for every picture; each number moves once, "
+    "and that is what makes large batches cheap."
+)
+def weights_per_picture(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    options = variant(weights=x_shape[0])
+    return options(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("The FLOPs are right. The traffic is in bits: `number` counts bytes.")
+def in_bits(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(scale=8)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("FLOPs are right. The traffic is a count of numbers: each has `number` bytes.")
+def numbers_not_bytes(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant()(x_shape, w_shape, stride, padding, 1, rate, bandwidth)
+
+
+@conv_floor.wrong(
+    "Both counts are right. Arithmetic and memory work at the same time: the floor is the larger "
+    "of their times, not the sum."
+)
+def one_after_the_other(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    both = variant(both=lambda a, b: a + b)
+    return both(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong(
+    "Both counts are right. You take the smaller time: a layer has to wait for the slower of the "
+    "two."
+)
+def smaller_time(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    return variant(both=min)(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+@conv_floor.wrong("Both counts are right. `rate` belongs to the FLOPs, `bandwidth` to the bytes.")
+def rates_swapped(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    flops, traffic, _ = counted(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+    return flops, traffic, max(flops / bandwidth, traffic / rate)
+
+
+@conv_floor.wrong("Both counts are right. This is the time of the arithmetic, whatever is moved.")
+def arithmetic_only(x_shape, w_shape, stride, padding, number, rate, bandwidth):
+    only = variant(both=lambda a, b: a)
+    return only(x_shape, w_shape, stride, padding, number, rate, bandwidth)
+
+
+# --- 14.3 -----------------------------------------------------------------------------------------
+
+scaled_step = Exercise(
+    "scaled_step",
+    level="core",
+    minutes=30,
+    tests="ordinary and tiny gradients, some that overflow to inf, in one tensor only, and nan.",
+    hint="Three precisions meet: float16 weights, float32 gradients, and who adds what to whom?",
+    rtol=2e-5,
+)
+
+
+@scaled_step.cases
+def losses(rng):
+    """Linear models with two inputs; `size` makes gradients small, `reach` the second's large."""
+    found = []
+    for batch, widths, size, reach, scale in [
+        (4, (3, 5), 1.0, 1.0, 1024.0),  # nothing special
+        (3, (6, 4), 1e-6, 1.0, 2.0**18),  # underflows without a scale
+        (1, (9, 3), 3e-7, 1.0, 2.0**16),
+        (1, (4, 3), 1.0, 2.0**12, 512.0),  # inf in the second tensor
+        (2, (3, 4), 1.0, 2.0**12, 512.0),  # inf - inf = nan there
+        (2, (3, 2), 1.0, 1.0, 2.0**20),  # everything overflows
+    ]:
+        x = [normals(rng, batch, n, dtype=torch.float32) for n in widths]
+        signs = torch.tensor([1.0, -1.0]).repeat(batch)[:batch, None]
+        if reach > 1:  # rows that are each other's opposite, far from 0 in every place
+            x[1] = signs * reach * (0.5 + x[1][:1].abs())
+            x[1][:, 0] /= reach  # one place of the tensor stays finite
+        weights = [normals(rng, n, dtype=torch.float32) for n in widths]
+        if reach > 1:
+            weights[1] = weights[1] / reach
+        y = normals(rng, batch, dtype=torch.float32) - 30  # far below: all errors are positive
+        found.append({"weights": weights, "x": [v.half() for v in x], "y": y, "size": size,
+                      "scale": scale, "rate": 0.05 / size / reach})  # fmt: skip
+    return found
+
+
+def scaled(
+    weights, loss_of, scale, rate, *, by=None, dtype=torch.float16, unscale=None, start=None,
+):  # fmt: skip
+    """New weights, and whether all gradients were finite; the options are what can go wrong."""
+    low = [w.detach().to(dtype).requires_grad_() for w in weights]
+    found = torch.autograd.grad(loss_of(low) * (scale if by is None else by), low)
+    unscale = unscale or (lambda g: g.float() / scale)
+    found = [unscale(g) for g in found]
+    start = start or (lambda w: w)
+    new = [start(w) - rate * g for w, g in zip(weights, found, strict=True)]
+    return new, found, all(g.isfinite().all() for g in found)
+
+
+def kept_or_taken(weights, new, good, scale):
+    return (new, scale) if good else ([w.clone() for w in weights], scale / 2)
+
+
+@scaled_step.reference
+def with_a_scale(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@scaled_step.wrong(
+    "Nothing is scaled while the gradients are computed: those below 6·10⁻⁸ are 0 by then, and no "
+    "factor brings them back. The *loss* is multiplied, before the backward pass."
+)
+def too_late(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate, by=1, unscale=lambda g: g.float())
+    return kept_or_taken(weights, new, good, scale)
+
+
+@scaled_step.wrong(
+    "The gradients are `scale` times too large: divide by it before the weights move."
+)
+def not_unscaled(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate, unscale=lambda g: g.float())
+    return kept_or_taken(weights, new, good, scale)
+
+
+@scaled_step.wrong(
+    "You divide by the scale while the gradients are still float16: the small ones become 0 again. "
+    "First `float()`, then divide."
+)
+def unscaled_in_half(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate, unscale=lambda g: (g / scale).float())
+    return kept_or_taken(weights, new, good, scale)
+
+
+@scaled_step.wrong(
+    "A gradient of inf or nan is taken as a step, and the weights are lost for good. Look before "
+    "you step."
+)
+def stepped_anyway(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate)
+    return new, scale if good else scale / 2
+
+
+@scaled_step.wrong("You look for nan only: an overflow is inf at first. `isfinite` sees both.")
+def only_nan_seen(weights, loss_of, scale, rate):
+    new, found, _ = scaled(weights, loss_of, scale, rate)
+    return kept_or_taken(weights, new, not any(g.isnan().any() for g in found), scale)
+
+
+@scaled_step.wrong("You look for inf only: inf − inf is nan. `isfinite` sees both.")
+def only_inf_seen(weights, loss_of, scale, rate):
+    new, found, _ = scaled(weights, loss_of, scale, rate)
+    return kept_or_taken(weights, new, not any(g.isinf().any() for g in found), scale)
+
+
+@scaled_step.wrong(
+    "Gradients that aren't finite become 0, and the rest of the step is taken: a step in a "
+    "direction that is not the gradient's. Skip the whole step."
+)
+def zeroed(weights, loss_of, scale, rate):
+    _, found, good = scaled(weights, loss_of, scale, rate)
+    new = [w - rate * torch.where(g.isfinite(), g, 0) for w, g in zip(weights, found, strict=True)]
+    return new, scale if good else scale / 2
+
+
+@scaled_step.wrong(
+    "Only the tensor that overflowed is skipped; the others move. A step is one for all weights: "
+    "skip it, or take it."
+)
+def tensor_by_tensor(weights, loss_of, scale, rate):
+    new, found, good = scaled(weights, loss_of, scale, rate)
+    pairs = zip(weights, new, found, strict=True)
+    return [b if g.isfinite().all() else a for a, b, g in pairs], scale if good else scale / 2
+
+
+@scaled_step.wrong(
+    "The weights are right. After a skipped step the scale stays as it was: the next step would "
+    "overflow again, and so for ever. Halve it."
+)
+def scale_kept(weights, loss_of, scale, rate):
+    return with_a_scale(weights, loss_of, scale, rate)[0], scale
+
+
+@scaled_step.wrong("The weights are right. After an overflow the scale must become *smaller*.")
+def scale_doubled(weights, loss_of, scale, rate):
+    new, lower = with_a_scale(weights, loss_of, scale, rate)
+    return new, scale if lower == scale else 2 * scale
+
+
+@scaled_step.wrong(
+    "The new weights start from the rounded ones. float16 has steps of 2⁻¹¹ of a weight: whatever "
+    "is smaller gets lost. The float32 weights are the ones that move."
+)
+def rounded_weights(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate, start=lambda w: w.half().float())
+    return kept_or_taken(weights, new, good, scale)
+
+
+@scaled_step.wrong(
+    "You give `loss_of` the float32 weights, so nothing is computed in float16, and nothing gets "
+    "faster. It wants copies: `w.half()`."
+)
+def never_in_half(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, rate, dtype=torch.float32)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@scaled_step.wrong("The step goes uphill: the rate times the gradient is taken *off* the weights.")
+def uphill(weights, loss_of, scale, rate):
+    new, _, good = scaled(weights, loss_of, scale, -rate)
+    return kept_or_taken(weights, new, good, scale)
+
+
+# --- 14.4 -----------------------------------------------------------------------------------------
+
+rank_rows = Exercise(
+    "rank_rows",
+    level="warm-up",
+    minutes=10,
+    tests="all ranks together, step by step, for 1 to 5 processes, also where W doesn't divide B.",
+    hint="First the rows of the global batch, as one process would take them; then cut those.",
+)
+
+
+@rank_rows.cases
+def orders(rng):
+    found = []
+    for pictures, epochs, steps, batch_size, world in [
+        (24, 2, [0, 1, 5], 8, 2), (10, 3, [0, 3, 4], 6, 1), (31, 2, [0, 2, 3], 12, 4),
+        (20, 2, [0, 1, 5], 7, 3), (9, 4, [1, 3], 5, 5), (40, 1, [0, 1], 19, 4),
+    ]:  # fmt: skip
+        order = torch.cat([torch.randperm(pictures, generator=rng) for _ in range(epochs)])
+        found.append({"order": order, "steps": steps, "batch_size": batch_size, "world": world})
+    return found
+
+
+@rank_rows.reference
+def cut_the_batch(order, step, batch_size, rank, world):
+    return order[step * batch_size : (step + 1) * batch_size].tensor_split(world)[rank]
+
+
+@rank_rows.wrong(
+    "Every rank gets the whole batch: W processes compute the same gradient, and nothing is gained."
+)
+def whole_batch(order, step, batch_size, rank, world):
+    return order[step * batch_size : (step + 1) * batch_size]
+
+
+@rank_rows.wrong(
+    "Each rank takes `batch_size` pictures, so a step uses W times as many: another training, and "
+    "one that needs another learning rate. `batch_size` is that of all ranks together."
+)
+def batch_of_its_own(order, step, batch_size, rank, world):
+    at = (step * world + rank) * batch_size
+    return order[at : at + batch_size]
+
+
+@rank_rows.wrong(
+    "Each rank goes through its own part of the epoch. Every picture is used once, but no step is "
+    "the one that a single process would make: cut the *batch*, not the epoch."
+)
+def own_part_of_the_epoch(order, step, batch_size, rank, world):
+    mine, each = order.tensor_split(world)[rank], batch_size // world
+    extra = rank < batch_size % world
+    return mine[step * each : step * each + each + extra]
+
+
+@rank_rows.wrong(
+    "Every W-th of the whole order, cut into batches of B // W: right where W divides B; where it "
+    "doesn't, the steps fall behind those of one process."
+)
+def every_wth_of_the_order(order, step, batch_size, rank, world):
+    each = batch_size // world
+    return order[rank::world][step * each : (step + 1) * each]
+
+
+@rank_rows.wrong("Ranks count from 0: your first rank takes the second part.")
+def counted_from_one(order, step, batch_size, rank, world):
+    batch, each = whole_batch(order, step, batch_size, rank, world), -(-batch_size // world)
+    return batch[(rank + 1) * each : (rank + 2) * each]
+
+
+@rank_rows.wrong(
+    "Where W doesn't divide B, the last pictures of the batch are used by nobody, so the batch is "
+    "not that of one process."
+)
+def remainder_lost(order, step, batch_size, rank, world):
+    batch, each = whole_batch(order, step, batch_size, rank, world), batch_size // world
+    return batch[rank * each : (rank + 1) * each]
+
+
+@rank_rows.wrong(
+    "All pictures are used. But one rank takes all that is left over, and the others wait for it: "
+    "sizes should differ by one at most."
+)
+def last_takes_the_rest(order, step, batch_size, rank, world):
+    batch, each = whole_batch(order, step, batch_size, rank, world), batch_size // world
+    return batch[rank * each : None if rank == world - 1 else (rank + 1) * each]
+
+
+@rank_rows.wrong(
+    "All pictures are used. But sizes are rounded up, so the last rank gets too few of them, or "
+    "none: sizes should differ by one at most."
+)
+def rounded_up(order, step, batch_size, rank, world):
+    batch, each = whole_batch(order, step, batch_size, rank, world), -(-batch_size // world)
+    return batch[rank * each : (rank + 1) * each]
+
+
+@rank_rows.wrong("The step is ignored: every step trains on the first batch.")
+def first_batch_only(order, step, batch_size, rank, world):
+    return cut_the_batch(order, 0, batch_size, rank, world)
+
+
+# --- 14.5 -----------------------------------------------------------------------------------------
+
+global_batch_norm = Exercise(
+    "global_batch_norm",
+    level="stretch",
+    minutes=35,
+    tests="1 to 4 ranks with unequal shares, means far from 0, and gradients through all ranks.",
+    hint="What does a rank have to hear from the others? Sums, and of how many numbers.",
+    gradient=("x",),
+    atol=1e-5,
+)
+
+
+@global_batch_norm.cases
+def shares(rng):
+    found = []
+    for sizes, channels, sides, eps in [
+        ([3, 1, 2], 3, (2, 3), 1e-5), ([2, 2], 1, (1, 1), 1e-5), ([4], 2, (3, 1), 0.1),
+        ([1, 4], 2, (2, 2), 0.5), ([1, 1, 1, 2], 4, (1, 3), 1e-5),
+    ]:  # fmt: skip
+        x = normals(rng, sum(sizes), channels, *sides)
+        moved = x * 2 + torch.arange(len(x), dtype=x.dtype)[:, None, None, None]  # ranks differ
+        found.append({"x": moved, "sizes": sizes, "eps": eps})
+    # Multiples of 1/16 around 4,096: in float32 their sums are exact, those of their squares not.
+    far = 4096 + (16 * normals(rng, 4, 2, 2, 2)).round().clamp(-64, 64) / 16
+    found.append({"x": far.float(), "sizes": [2, 1, 1], "eps": 1e-3})
+    constant = torch.full((3, 2, 1, 2), 0.5, dtype=torch.float64)
+    return [*found, {"x": constant, "sizes": [1, 2], "eps": 1e-5}]
+
+
+def per_channel(values):
+    return values[:, None, None]
+
+
+def normalised(
+    x, eps, *, weigh=True, together=True, correction=0, squares=False, eps_outside=False,
+    detached=False,
+):  # fmt: skip
+    """A rank's program; the options are what can go wrong in it."""
+    n = x.numel() // x.shape[1] if weigh else 1
+    total = yield torch.tensor(float(n), dtype=x.dtype)
+    mean = (yield n * x.mean((0, 2, 3))) / total
+    if squares:
+        var = (yield n * x.square().mean((0, 2, 3))) / total - mean.square()
+    else:
+        centre = mean if together else x.mean((0, 2, 3))
+        apart = (x - per_channel(centre)).square().mean((0, 2, 3))
+        var = (yield n * apart) / (total - correction)
+    if detached:
+        mean, var = mean.detach(), var.detach()
+    root = var.sqrt() + eps if eps_outside else (var + eps).sqrt()
+    return (x - per_channel(mean)) / per_channel(root)
+
+
+@global_batch_norm.reference
+def as_one_process(x, eps):
+    return (yield from normalised(x, eps))
+
+
+@global_batch_norm.wrong(
+    "Each rank uses the mean and the variance of its own pictures: nothing has been exchanged, and "
+    "with few pictures a rank the statistics are noise."
+)
+def each_rank_alone(x, eps):
+    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+    return (x - per_channel(mean)) / per_channel(var + eps).sqrt()
+
+
+@global_batch_norm.wrong(
+    "The mean is right. The variance is the mean of the ranks' variances, each around the rank's "
+    "own mean: how far these means lie *apart* is missing."
+)
+def mean_of_variances(x, eps):
+    return (yield from normalised(x, eps, together=False))
+
+
+@global_batch_norm.wrong(
+    "Every rank counts the same, though their shares differ in size: exchange sums and counts, not "
+    "means."
+)
+def ranks_weigh_alike(x, eps):
+    return (yield from normalised(x, eps, weigh=False))
+
+
+@global_batch_norm.wrong(
+    "Every rank counts the same, though their shares differ in size, and the variances are around "
+    "the ranks' own means: exchange sums and counts, not averages."
+)
+def averages_of_averages(x, eps):
+    return (yield from normalised(x, eps, weigh=False, together=False))
+
+
+@global_batch_norm.wrong(
+    "You divide the sum of squares by n − 1. That is the variance for the running average; the "
+    "batch itself is normalised with the biased one, by n."
+)
+def unbiased(x, eps):
+    return (yield from normalised(x, eps, correction=1))
+
+
+@global_batch_norm.wrong(
+    "Near 0 all is right. Far from it, E[x²] − E[x]² is a small difference of large numbers, and "
+    "float32 has lost it: take the mean off first, then square. It costs a second exchange."
+)
+def squares_minus_square(x, eps):
+    return (yield from normalised(x, eps, squares=True))
+
+
+@global_batch_norm.wrong("ε stands under the root, with the variance: √(σ² + ε), not σ + ε.")
+def eps_outside(x, eps):
+    return (yield from normalised(x, eps, eps_outside=True))
+
+
+@global_batch_norm.wrong(
+    "The values are right. But the statistics are cut off from the graph, so the gradient doesn't "
+    "know that every picture moves them, on every rank."
+)
+def statistics_detached(x, eps):
+    return (yield from normalised(x, eps, detached=True))
+
+
+@global_batch_norm.wrong(
+    "Only the mean is exchanged (or both are, and one of them unused): the variance is each rank's "
+    "own, around its own mean."
+)
+def own_variance(x, eps):
+    n = x.numel() / x.shape[1]
+    mean = (yield x.sum((0, 2, 3))) / (yield n)
+    var = x.var((0, 2, 3), correction=0)
+    return (x - per_channel(mean)) / per_channel(var + eps).sqrt()
+
+
+@global_batch_norm.wrong(
+    "Each place of the picture has statistics of its own: a channel's are over *all* its places."
+)
+def place_by_place(x, eps):
+    n = float(len(x))
+    total = yield n
+    mean = (yield x.sum(0)) / total
+    var = (yield (x - mean).square().sum(0)) / total
+    return (x - mean) / (var + eps).sqrt()
