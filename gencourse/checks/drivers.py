@@ -433,7 +433,7 @@ def scaled_step(answer, case):
         errors = products[0].float() + products[1].float() - case["y"]
         return case["size"] * errors.square().mean()
 
-    found = answer(case["weights"], loss_of, case["scale"], case["rate"])
+    found = answer(case["weights"], loss_of, case["scale"], case["lr"])
     if isinstance(found, (tuple, list)) and len(found) == 2:
         return {"weights": found[0], "scale": _number(found[1])}
     return found
@@ -444,8 +444,8 @@ def rank_rows(answer, case):
     found, world = [], case["world"]
     for step in case["steps"]:
         rows = [answer(case["order"], step, case["batch_size"], r, world) for r in range(world)]
-        if not all(isinstance(r, (torch.Tensor, list, range)) for r in rows):
-            return rows
+        if other := [r for r in rows if not isinstance(r, (torch.Tensor, list, range))]:
+            return other[0]
         rows = [r.flatten() if isinstance(r, torch.Tensor) else torch.tensor(list(r)) for r in rows]
         together = torch.cat(rows).sort().values
         found.append({"all ranks": together, "sizes": sorted(map(len, rows))})
@@ -469,12 +469,13 @@ def global_batch_norm(answer, case):
             return _joined(returned)
         if done:
             raise RuntimeError(f"{done} of {len(programs)} ranks return, the others wait for them")
-        heard = sum(handed[1:], handed[0])
+        if not all(isinstance(h, (torch.Tensor, int, float)) for h in handed):
+            raise TypeError("what a rank hands over is added up: it must be a number or a tensor")
+        heard = sum(handed)
 
 
 def _joined(parts):
-    """The ranks' shares as one batch, where they are shares of one."""
-    if all(torch.is_tensor(p) and p.dim() == 4 and p.shape[1:] == parts[0].shape[1:]
-           for p in parts):  # fmt: skip
-        return torch.cat(parts)
-    return parts
+    """The ranks' shares as one batch, or the first of them that can't be a share."""
+    if other := [p for p in parts if not torch.is_tensor(p) or p.dim() != 4]:
+        return other[0]
+    return torch.cat(parts)
