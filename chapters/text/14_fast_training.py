@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gencourse import data, losses, nets, plot, runtime, train, widgets
+from gencourse import data, fast, losses, nets, plot, ranks, run, runtime, train, widgets
 
 # %%
 plot.style()
@@ -126,14 +126,19 @@ def new_pair(layout=torch.contiguous_format):
     return [net.to(DEVICE, memory_format=layout) for net in (G, D)]
 
 
-def make(step=plain_step, batches=loaded, fused=False, layout=torch.contiguous_format):
+def make(step=plain_step, batches=loaded, fused=False, layout=torch.contiguous_format, **more):
     G, D = new_pair(layout)
     g_opt, d_opt = (
         torch.optim.Adam(net.parameters(), LR, BETAS, fused=fused) for net in (G, D)
     )
     source = batches()
-    runtime.seed_everything(SEED)  # every loop draws the same noise
-    return lambda: step(next(source), G, D, g_opt, d_opt)
+    runtime.seed_everything(SEED)  # every loop begins with the same noise
+
+    def loop():
+        return step(next(source), G, D, g_opt, d_opt, **more)
+
+    loop.nets, loop.optimizers = (G, D), (g_opt, d_opt)  # to look at them later
+    return loop
 
 # %% [markdown]
 # ## Where this chapter is heading
@@ -311,8 +316,11 @@ assert sum(i for i, who in enumerate(order) if who == "A") == 14 == sum(range(8)
 # start: twenty, two hundred, two thousand?
 
 # %%
+import os
+
 from torch.profiler import ProfilerActivity, profile
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler's own library talks in between
 activities = [ProfilerActivity.CPU]
 if DEVICE.type == "cuda":
     activities.append(ProfilerActivity.CUDA)
@@ -654,137 +662,333 @@ print(f"the explorer draws in {1e3 * (time.perf_counter() - began):.0f} ms")
 # **Predict:** how much does each give? Sort them before you run the cells.
 
 # %%
-def one_pass_step(x_real, G, D, g_opt, d_opt):
-    x_fake = G(torch.randn(len(x_real), Z_DIM, device=DEVICE))  # once, and used twice
+def step(x_real, G, D, g_opt, d_opt, once=False, freeze=False, item=True, dtype=torch.float32):
+    z = torch.randn(len(x_real), Z_DIM, device=DEVICE)
 
-    d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
+    with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32):  # for section 14.5
+        with torch.set_grad_enabled(once):
+            x_fake = G(z)
+        real, fake = D(x_real).float(), D(x_fake.detach()).float()
+    d_loss = losses.discriminator_loss(real, fake)
     d_opt.zero_grad()
     d_loss.backward()
     d_opt.step()
 
-    g_loss = losses.generator_loss(D(x_fake))
-    g_opt.zero_grad()
-    g_loss.backward()
-    g_opt.step()
-    return d_loss.item(), g_loss.item()
-
-
-trial("one G pass", step=one_pass_step)
-
-# %% [markdown]
-# G has not changed between its two passes, so the second only repeated the first. (One thing did
-# change: BatchNorm's running averages were updated twice per step. They are used in eval mode
-# only.) Next: D's weights frozen in G's turn.
-
-# %%
-def frozen_step(x_real, G, D, g_opt, d_opt):
-    x_fake = G(torch.randn(len(x_real), Z_DIM, device=DEVICE))
-
-    d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
-    d_opt.zero_grad()
-    d_loss.backward()
-    d_opt.step()
-
-    D.requires_grad_(False)  # new
-    g_loss = losses.generator_loss(D(x_fake))
-    g_opt.zero_grad()
-    g_loss.backward()
-    g_opt.step()
-    D.requires_grad_(True)  # new
-    return d_loss.item(), g_loss.item()
-
-
-trial("D frozen in G's turn", step=frozen_step)
-
-# %% [markdown]
-# Then `.item()`. We return the tensors and look at them later, all at once. On a CPU nothing runs
-# ahead, so nothing can be gained. On a GPU each `.item()` stops the queue of waiting work: Python
-# can't prepare the next step while this one is computed.
-
-# %%
-def lean_step(x_real, G, D, g_opt, d_opt):
-    x_fake = G(torch.randn(len(x_real), Z_DIM, device=DEVICE))
-
-    d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
-    d_opt.zero_grad()
-    d_loss.backward()
-    d_opt.step()
-
-    D.requires_grad_(False)
-    g_loss = losses.generator_loss(D(x_fake))
+    D.requires_grad_(not freeze)
+    with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32):
+        fooled = D(x_fake if once else G(z)).float()
+    g_loss = losses.generator_loss(fooled)
     g_opt.zero_grad()
     g_loss.backward()
     g_opt.step()
     D.requires_grad_(True)
-    return d_loss.detach(), g_loss.detach()  # new: they stay on the device
+    return (d_loss.item(), g_loss.item()) if item else (d_loss.detach(), g_loss.detach())
 
 
-trial("no .item()", step=lean_step)
+kept["step"] = step  # with all switches off it is `plain_step`; the checkpoint proves it
+
+# %%
+trial("one G pass", once=True)
+trial("D frozen in G's turn", freeze=True)
+trial("no .item()", item=False)
 
 # %% [markdown]
-# The data. `images.batch` keeps all pictures as *bytes* on the device, takes a batch's rows with
-# one indexing operation and converts 64 pictures in one go. Bytes are a quarter of the floats'
-# traffic. How much of a step the loader takes depends on the net: the smaller the net, the larger
-# its share. On a GPU it is often *the* limit, since one CPU core prepares pictures for a device
-# that is a hundred times faster.
+# G has not changed between its two passes, so the second only repeated the first. (One thing is
+# different: BatchNorm's running averages were updated twice per step. They are used in eval mode
+# only.)
+#
+# On a CPU nothing runs ahead, so leaving out `.item()` can gain nothing. On a GPU each `.item()`
+# stops the queue of waiting work: Python can't prepare the next step while this one is computed.
+#
+# Now the data. `images.batch` keeps all pictures as *bytes* on the device, takes a batch's rows
+# with one indexing operation and converts them in one go.
 
 # %%
 def on_device():
-    return (images.batch(step, BATCH) for step in itertools.count())
+    return (images.batch(number, BATCH) for number in itertools.count())
 
 
-alone = stopwatch({"loader": lambda it=loaded(): next(it), "device": lambda it=on_device():
-                   next(it)})  # fmt: skip
+from_loader, from_device = loaded(), on_device()
+alone = stopwatch({"loader": lambda: next(from_loader), "device": lambda: next(from_device)})
 for name, taken in alone.items():
-    print(f"a batch from the {name:7}{1e3 * median(taken):7.2f} ms")
+    print(f"a batch from the {name}: {1e3 * median(taken):6.2f} ms")
 trial("bytes on the device", batches=on_device)
 
 # %% [markdown]
-# Two more change only *how* numbers are laid out or grouped. **Fused Adam** updates all weights in
-# one operation instead of a dozen per tensor. **channels_last** stores the channels of a pixel side
-# by side (B, H, W, C in memory; the shape you see stays B, C, H, W), as convolution kernels like
-# them.
+# The loader's time is the same whatever the nets cost: the smaller the nets, the larger its share.
+# On a GPU it is often *the* limit, since a CPU core prepares pictures for a device that is a
+# hundred times faster; then one takes several `num_workers`, or this.
+#
+# Two more changes concern only how numbers are grouped. **Fused Adam** updates all weights in one
+# operation instead of a dozen per tensor. **channels_last** stores the channels of a pixel side by
+# side (B, H, W, C in memory; the shape you see stays B, C, H, W), which convolution kernels like.
 
 # %%
 trial("fused Adam", fused=True)
 trial("channels_last", layout=torch.channels_last)
-
-# %%
 show_ladder()
 
 # %% [markdown]
-# Compare with your predictions. Grey bars did not pay here. They may elsewhere: the same list on a
-# GPU, or with another width, has another order. That is why the *rule* belongs to you and the
-# numbers to the machine.
+# Compare with your predictions. Grey bars did not pay here, or not clearly. They may elsewhere: on
+# a GPU, or at another width, the same list has another order. The *rule* is yours, the numbers are
+# the machine's.
 #
-# A change that is dropped for its speed can still be kept for other reasons, and the other way
-# round. But none of these may change what is learned, and that we don't believe: we prove it.
+# What the ladder does not show is whether anything was broken on the way. "It can't change the
+# result" is a sentence to distrust, so the checkpoint compares gradients and weights.
 
 # %%
-# checkpoint: the same gradients of G, bitwise; the same pictures; the same Adam within rounding
-def gradients(step):
+# checkpoint: G's gradients bitwise the same, whatever is switched on; Adam and layout: rounding
+def first_gradients(step, **switches):
     G, D = new_pair()
-    idle = torch.optim.SGD(G.parameters(), 0.0), torch.optim.SGD(D.parameters(), 0.0)
+    idle = [torch.optim.SGD(net.parameters(), lr=0.0) for net in (G, D)]
     runtime.seed_everything(SEED)
-    step(images.batch(0, BATCH), G, D, *idle)
-    return [p.grad for p in G.parameters()]
+    step(images.batch(0, BATCH), G, D, *idle, **switches)
+    return torch.cat([p.grad.flatten() for p in G.parameters()])
 
 
-reference = gradients(plain_step)
-for step in (one_pass_step, frozen_step, lean_step):
-    for a, b in zip(reference, gradients(step), strict=True):
-        if DEVICE.type == "cpu":
-            assert torch.equal(a, b)
-        else:  # some GPU kernels add in another order each time
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
-torch.testing.assert_close(next(loaded()), next(on_device()), rtol=0, atol=1e-6)
-
-# %%
 def weights_after(steps=3, **arguments):
-    """All weights of G after a few steps of a loop, in one row."""
-    loop = make(step=lean_step, batches=on_device, **arguments)
+    loop = make(step=step, **arguments)
     for _ in range(steps):
         loop()
-    G = next(c.cell_contents for c in loop.__closure__ if isinstance(c.cell_contents, nn.Module)
-             and hasattr(c.cell_contents, "z_dim"))  # fmt: skip
-    return torch.cat([p.detach().flatten() for p in G.parameters()])
+    return torch.cat([p.detach().flatten() for p in loop.nets[0].parameters()])
+
+
+reference = first_gradients(plain_step)
+for switches in ({}, {"once": True}, {"freeze": True}, {"once": True, "freeze": True}):
+    ours = first_gradients(step, **switches)
+    if DEVICE.type == "cpu":  # some GPU kernels add in another order each time
+        assert torch.equal(ours, reference)
+    torch.testing.assert_close(ours, reference, rtol=1e-2, atol=1e-4)
+torch.testing.assert_close(next(loaded()), next(on_device()), rtol=0, atol=1e-6)
+moved_by = (weights_after() - weights_after(steps=0)).abs().mean()
+for change in ({"fused": True}, {"layout": torch.channels_last}, {"batches": on_device}):
+    assert (weights_after(**change) - weights_after()).abs().mean() < 0.05 * moved_by
+
+# %% [markdown]
+# ## 14.5 Precision
+#
+# **Question.** Numbers of 16 bits are half the traffic, and many machines multiply them much
+# faster. What do we lose?
+#
+# A floating-point number has a sign, an exponent (which power of two) and a fraction (where between
+# two powers). float32 spends 8 and 23 bits on them, **float16** 5 and 10, **bfloat16** 8 and 7. So
+# bfloat16 reaches as far as float32 with a coarser ruler; float16 has the finer ruler and a short
+# reach.
+#
+# **Predict:** what is $1 + 0.003$ in bfloat16? What is $10^{-8}$ in float16?
+
+# %%
+print("            next after 1   smallest > 0   largest      1 + 0.003     1e-8")
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    info = torch.finfo(dtype)
+    near, tiny = torch.tensor(1.003, dtype=dtype), torch.tensor(1e-8, dtype=dtype)
+    print(f"{str(dtype).removeprefix('torch.'):10}  1 + {info.eps:8.2g}   "
+          f"{info.smallest_normal * info.eps:8.2g}   {info.max:12.3g}   {near.item():10.6f}   "
+          f"{tiny.item():.2g}")  # fmt: skip
+
+# %% [markdown]
+# Two dangers, then: a small number *added* to a large one is lost in bfloat16 (and somewhat less in
+# float16); a small number *by itself* becomes zero in float16.
+#
+# **Mixed precision** (Micikevicius et al. 2018) therefore keeps in float32 what adds up many small
+# things: the weights, Adam's averages, sums. Only convolutions and matrix products get 16 bits.
+# `torch.autocast` does that, operation by operation, with a list. In our step it surrounds the
+# forward passes; the losses are computed outside, on `.float()` logits.
+#
+# **Predict:** is it faster here? Does this processor have bfloat16 multipliers?
+
+# %%
+pi16 = matmul_rate(torch.bfloat16)
+print(f"products: float32 {PI / 1e9:,.0f} GFLOP/s, bfloat16 {pi16 / 1e9:,.0f} GFLOP/s")
+trial("bfloat16", dtype=torch.bfloat16)
+show_ladder()
+
+# %% [markdown]
+# If the products got faster by a larger factor than the step, that is the roofline again: what
+# waits for memory gains at most a factor two from half the bytes, and Adam and the conversions gain
+# nothing. On a processor without such multipliers bfloat16 is *emulated*: correct, slow, dropped by
+# our rule.
+#
+# **Does it learn the same?** Not bitwise: every product is rounded to three digits. We train twice
+# from the same weights, with the same pictures and noise.
+
+# %%
+def loss_curves(steps=STEPS, **arguments):
+    loop, history = make(**arguments), {"step": [], "d_loss": [], "g_loss": []}
+    for number in range(steps):
+        rate = train.learning_rate(number, steps, LR)  # chapter 05's: half constant, then falling
+        train.set_learning_rate(rate, *loop.optimizers)
+        for name, value in zip(history, (number, *loop()), strict=True):
+            history[name].append(value)
+    return {name: [float(v) for v in values] for name, values in history.items()}, loop.nets
+
+
+lean = {"step": step, "batches": on_device, "once": True, "freeze": True, "item": False,
+        "fused": True}  # fmt: skip
+full, (G, D) = loss_curves(**lean)
+half, _ = loss_curves(**lean, dtype=torch.bfloat16)
+
+# %%
+def two_curves(first, second, names, alt):
+    fig, axes = plt.subplots(1, 2, figsize=(6.6, 2.5))
+    for ax, key, colour in zip(axes, ("d_loss", "g_loss"), (plot.THIRD, plot.FAKE), strict=True):
+        ax.plot(first["step"], first[key], color=colour, label=names[0])
+        ax.plot(second["step"], second[key], color="0.2", linewidth=1, ls="--", label=names[1])
+        ax.set(xlabel="step", ylabel=f"{key} [nats]")
+        ax.legend(fontsize=8)
+    plot.show(fig, alt=alt)
+
+
+two_curves(full, half, ("float32", "bfloat16"),
+           "Losses of D and of G against the step, in float32 and bfloat16: the same at first, then "
+           "each wiggles its own way around the same course.")  # fmt: skip
+print(f"first step: d_loss {full['d_loss'][0]:.4f} and {half['d_loss'][0]:.4f}")
+
+# %% [markdown]
+# At first they agree to about three digits. Then small differences grow, since the game amplifies
+# them: each player answers the other. Two runs that differ in the last bit of float32 would part in
+# the same way, only some steps later. What must agree is the *course*, not the wiggle.
+#
+# What the curves don't show: the pictures. For a verdict one trains several seeds to the end and
+# measures, as in [chapter 07](07_evaluation.ipynb).
+
+# %% [markdown]
+# **Why GANs are touchy.** When D is sure that a picture is generated, its loss for it is nearly
+# zero, and so is the gradient that flows back (chapter 02). The mean over the batch divides it by
+# $B$ again. We collect all gradients of one step, of weights and of activations, and ask which
+# would be rounded to *zero* in float16.
+#
+# **Predict:** which share? And if we multiply the loss by $S = 2^{16}$ first?
+
+# %%
+def all_gradients(net, loss):
+    """Every gradient that flows through a net: of its activations and of its weights."""
+    found = []
+
+    def listen(module, arguments, output):
+        if output.requires_grad:
+            output.register_hook(lambda g: found.append(g.flatten()))
+
+    handles = [layer.register_forward_hook(listen) for layer in net.body]
+    net.zero_grad()
+    loss().backward()
+    for handle in handles:
+        handle.remove()
+    found += [p.grad.flatten() for p in net.parameters()]
+    everything = torch.cat(found)
+    return everything[everything != 0]
+
+# %%
+x_real, z = images.batch(STEPS, BATCH), torch.randn(BATCH, Z_DIM, device=DEVICE)
+flowing = {
+    "D": all_gradients(D, lambda: losses.discriminator_loss(D(x_real), D(G(z).detach()))),
+    "G": all_gradients(G, lambda: losses.generator_loss(D(G(z)))),
+}
+scales = [2.0**k for k in range(0, 33, 2)]
+lost = {name: [(g * s).half().eq(0).float().mean().item() for s in scales]
+        for name, g in flowing.items()}  # fmt: skip
+burst = {name: [(g * s).half().isinf().float().mean().item() for s in scales]
+         for name, g in flowing.items()}  # fmt: skip
+
+# %%
+fig, ax = plt.subplots(figsize=(5.6, 2.9))
+for name, colour in (("D", plot.THIRD), ("G", plot.FAKE)):
+    ax.semilogx(scales, lost[name], "o-", color=colour, ms=4, label=f"{name}: rounded to zero")
+    ax.semilogx(scales, burst[name], "s--", color=colour, ms=4, label=f"{name}: infinite")
+ax.set(xlabel="loss scale S", ylabel="share of gradients", ylim=(-0.03, 1.03))
+ax.set_xscale("log", base=2)
+ax.legend(fontsize=8)
+plot.show(fig, alt="Share of gradients that float16 rounds to zero, falling with the loss scale, and "
+          "share that overflows, rising at very large scales; between them a wide valley.")  # fmt: skip
+print(f"without scaling {lost['D'][0]:.1%} of D's and {lost['G'][0]:.1%} of G's are lost")
+
+# %% [markdown]
+# Between "lost" and "infinite" lies a valley, and any scale in it will do. That is **loss
+# scaling**: multiply the loss by $S$, run backward in float16, divide the float32 gradients by $S$
+# before Adam sees them. If one is infinite, skip the step and halve $S$; after many good steps
+# double it. The valley moves during training, so $S$ must follow.
+#
+# bfloat16 needs none of this: its smallest number is float32's. That is why it is our choice where
+# a GPU has it (from compute capability 8.0 on), and float16 with scaling on older ones, such as
+# a T4.
+
+# %%
+def scaled_step(loss, net, optimizer, scale):
+    """Backward and update with loss scaling. Returns the scale for the next step."""
+    optimizer.zero_grad()
+    (loss * scale).backward()
+    gradients = [p.grad for p in net.parameters()]
+    if not all(g.isfinite().all() for g in gradients):
+        return scale / 2  # too large: no update this time
+    for g in gradients:
+        g.div_(scale)
+    optimizer.step()
+    return scale  # torch's GradScaler doubles it after 2,000 good steps in a row
+
+# %% [markdown]
+# **BatchNorm in float32.** It needs a variance. One way is $E[x^2] - E[x]^2$: the difference of two
+# numbers that are large and nearly equal if the channel's mean is large. With seven bits nothing is
+# left. We give it channels of standard deviation 1 whose mean grows.
+#
+# **Predict:** at which mean does bfloat16 fail?
+
+# %%
+means = torch.logspace(0, 3, 25)
+channels = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(1)) + means  # (N, C)
+rounded = channels.bfloat16()
+small_sums = (rounded * rounded).mean(0) - rounded.mean(0) ** 2  # everything in bfloat16
+large_sums = rounded.float().var(0)  # values in bfloat16, statistics in float32
+
+# %%
+fig, ax = plt.subplots(figsize=(5.6, 2.8))
+ax.semilogx(means, small_sums.float(), "o-", ms=4, color=plot.FOURTH, label="statistics in bfloat16")
+ax.semilogx(means, large_sums, "s-", ms=4, color=plot.THIRD, label="statistics in float32")
+ax.axhline(1, color="0.6", linewidth=1)
+ax.set(xlabel="mean of the channel", ylabel="variance", ylim=(-4, 6))
+ax.legend(fontsize=8, loc="lower left")
+plot.show(fig, alt="Variance against the channel's mean; the truth is one. In bfloat16 it jumps "
+          "wildly, also below zero; with sums in float32 it stays at one for longer.")  # fmt: skip
+print(f"at mean {means[8]:.0f}: {small_sums[8].item():.2f} in bfloat16, {large_sums[8]:.2f} in float32")
+
+# %% [markdown]
+# A negative variance under a square root is *not a number*, and one NaN in a GAN reaches every
+# weight of both nets within a step. PyTorch's BatchNorm keeps statistics, scale and shift in
+# float32 even when its input has 16 bits. (At very large means the *input's* rounding distorts the
+# variance as well, and no float32 sum repairs that.)
+
+# %%
+# checkpoint: powers of two are free; ours and torch's GradScaler; float16 gradients; BatchNorm
+def d_gradients(net, dtype=torch.float32, scale=1.0):
+    net.zero_grad()
+    with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32):
+        logits = net(x_real).float()
+    (F.softplus(-logits).mean() * scale).backward()
+    return torch.cat([p.grad.flatten() for p in net.parameters()]) / scale
+
+
+exact = d_gradients(D)
+if DEVICE.type == "cpu":
+    assert torch.equal(d_gradients(D, scale=2.0**10), exact)  # only exponents change
+for dtype in (torch.bfloat16, torch.float16):
+    scale = 2.0**14 if dtype == torch.float16 else 1.0
+    assert F.cosine_similarity(d_gradients(D, dtype, scale), exact, dim=0) > 0.98
+torch.testing.assert_close(F.batch_norm(rounded, None, None, training=True).float().var(0)[:9],
+                           torch.ones(9), rtol=0.1, atol=0)  # fmt: skip
+
+# %%
+# checkpoint: our scaled step and torch's GradScaler, with an infinite gradient in the middle
+pair = [new_pair()[1] for _ in range(2)]
+opts = [torch.optim.SGD(net.parameters(), lr=0.1) for net in pair]
+ours, theirs = 2.0**10, torch.amp.GradScaler(DEVICE.type, init_scale=2.0**10)
+for shock in (1.0, float("inf"), 1.0):
+    first, second = (F.softplus(-net(x_real)).mean() * shock for net in pair)
+    ours = scaled_step(first, pair[0], opts[0], ours)
+    opts[1].zero_grad()
+    theirs.scale(second).backward()
+    theirs.step(opts[1])
+    theirs.update()
+assert ours == theirs.get_scale() == 2.0**9
+for a, b in zip(pair[0].parameters(), pair[1].parameters(), strict=True):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+assert abs(full["d_loss"][0] - half["d_loss"][0]) < 0.05
+assert not fast.Scaler(DEVICE, torch.bfloat16).is_enabled()  # the package's: for float16 only
