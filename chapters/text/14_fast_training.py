@@ -992,3 +992,548 @@ for a, b in zip(pair[0].parameters(), pair[1].parameters(), strict=True):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 assert abs(full["d_loss"][0] - half["d_loss"][0]) < 0.05
 assert not fast.Scaler(DEVICE, torch.bfloat16).is_enabled()  # the package's: for float16 only
+
+# %% [markdown]
+# ## 14.6 Launches, compiling, CUDA graphs
+#
+# **Question.** What does an operation cost that computes next to nothing? Python has to find the
+# right C++ function, check shapes and types, fetch memory, note the operation for the backward
+# pass; on a GPU it then puts a *launch* in the device's queue. All that takes the same time for one
+# number as for a million.
+#
+# **Predict:** up to how many numbers does `x + 1` cost the same?
+
+# %%
+sizes = [2**k for k in range(0, runtime.budget(smoke=15, cpu=25, gpu=29), 2)]
+adding = {}
+for n in sizes:
+    x = torch.zeros(n, device=DEVICE)
+    many = 200 if n < 2**16 else 3  # small ones are too short for the clock
+    taken = stopwatch({n: lambda x=x, many=many: [x + 1 for _ in range(many)]}, rounds=5)[n]
+    adding[n] = median(taken) / many
+
+# %%
+fig, ax = plt.subplots(figsize=(5.6, 2.8))
+ax.loglog(sizes, [1e6 * t for t in adding.values()], "o-", color=plot.REAL, label="x + 1")
+ax.loglog(sizes, [1e6 * 8 * n / BETA for n in sizes], color="0.6", label="floor by memory")
+ax.set(xlabel="numbers in x", ylabel="time [µs]", ylim=(min(adding.values()) * 3e5, None))
+ax.legend()
+plot.show(fig, alt="Time of adding one against the size of the tensor: flat for small tensors, then "
+          "rising along the line that memory allows.")  # fmt: skip
+print(f"{1e6 * adding[1]:.1f} µs for a single number; the plain step starts {starts:,.0f} "
+      f"operations: about {1e3 * starts * adding[1]:.1f} ms at that price")  # fmt: skip
+
+# %% [markdown]
+# The flat part is pure **launch overhead**. Where the line leaves it, the work begins to count. (The
+# printed product is a rough estimate: many of the counted operations only rename a shape and cost
+# less, and convolutions cost more to start.)
+#
+# On a CPU the flat part is a small share of a step with pictures. On a fast GPU the work itself
+# takes a few microseconds, *less than its launch*: a small net then runs at the speed of Python.
+# Two remedies: fewer operations, or cheaper launches.
+
+# %% [markdown]
+# **Fewer operations: `torch.compile`.** It traces a function and writes new kernels in which
+# neighbouring pointwise operations are *fused*: one kernel reads each number once, does all of them
+# and writes once. The roofline says what that can give. Six separate operations move the data six
+# times back and forth.
+#
+# **Predict:** how much faster does this chain become? How long does compiling take?
+
+# %%
+def chain(x):
+    return ((x * 1.5 + 0.5).clamp(-3, 3).square() * 0.25 - 1).abs()
+
+
+if DEVICE.type == "cuda":
+    can_compile, why = True, ""
+else:
+    import shutil
+
+    can_compile = shutil.which("g++") is not None and runtime.profile() != "smoke"
+    why = "smoke profile" if runtime.profile() == "smoke" else "there is no C++ compiler here"
+print("compiling" if can_compile else f"not compiled, nothing measured: {why}")
+
+# %%
+long = torch.randn(runtime.budget(smoke=1 << 10, cpu=1 << 22, gpu=1 << 26), device=DEVICE)
+if can_compile:
+    fused_chain = torch.compile(chain)
+    try:
+        first = seconds_of(lambda: fused_chain(long))
+        taken = stopwatch({"plain": lambda: chain(long), "compiled": lambda: fused_chain(long)})
+        gain = median(taken["plain"]) / median(taken["compiled"])
+        torch.testing.assert_close(fused_chain(long), chain(long))
+        print(f"first call {first:.1f} s, later ×{gain:.2f} as fast; paid back after "
+              f"{first / (median(taken['plain']) - median(taken['compiled'])):,.0f} calls")
+    except Exception as error:  # compilers fail in many ways, and we can do without
+        print(f"not compiled: {type(error).__name__}")
+
+# %% [markdown]
+# Most of the first call goes into loading the compiler and running it. Our nets have little to
+# fuse: BatchNorm and activation between convolutions which stay as they are. Hence `compile=False`
+# is the default of `train_gan`: try it when you train for hours, and let the stopwatch decide.
+#
+# **Cheaper launches: a CUDA graph.** Record the launches of one whole step once; then replay the
+# record with a single call. Nothing is computed anew in Python, so everything in a step must stay
+# where it is: the same memory, the same shapes, no `.item()`, no `if` on a value. What changes is
+# copied *into* the recorded places.
+
+# %%
+def graphed(step, x_example, warm_up=3):
+    """step(x) → dict of scalars, as a function that replays one CUDA graph."""
+    x_static = x_example.clone()  # the graph will always read from this place
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries set themselves up; optimizers make their averages
+        for _ in range(warm_up):
+            step(x_static)
+    torch.cuda.current_stream().wait_stream(side)
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # recorded, not run
+        result = step(x_static)
+
+    def replay(x):
+        x_static.copy_(x)
+        graph.replay()
+        return {name: value.clone() for name, value in result.items()}
+
+    return replay
+
+# %%
+def graphable_loop():
+    """The lean step without data: x → losses. Its Adam keeps step and rate on the device."""
+    G, D = new_pair(torch.channels_last)
+    adam = {"lr": torch.tensor(LR, device=DEVICE), "betas": BETAS, "fused": True}
+    g_opt, d_opt = (
+        torch.optim.Adam(net.parameters(), capturable=DEVICE.type == "cuda", **adam)
+        for net in (G, D)
+    )
+    dtype = torch.bfloat16 if kept.get("dtype") else torch.float32
+
+    def one(x):
+        pair = step(x, G, D, g_opt, d_opt, once=True, freeze=True, item=False, dtype=dtype)
+        return dict(zip(("d_loss", "g_loss"), pair, strict=True))
+
+    return one
+
+# %%
+if DEVICE.type == "cuda":
+    x = images.batch(0, BATCH)
+    eager, recorded = graphable_loop(), graphed(graphable_loop(), x)
+    packaged = fast.Graphed(graphable_loop())
+    taken = stopwatch({
+        "eager": lambda: [eager(x) for _ in range(PER_TURN)],
+        "one graph": lambda: [recorded(x) for _ in range(PER_TURN)],
+        "fast.Graphed": lambda: [packaged(x) for _ in range(PER_TURN)],
+    })  # fmt: skip
+    for name, values in taken.items():
+        print(f"{name:13}{BATCH * PER_TURN / median(values):10,.0f} pictures per second")
+else:
+    print("On this machine there is no GPU: nothing measured.")
+
+# %% [markdown]
+# `fast.Graphed` is the same with two differences: its warm-up calls are steps of the training like
+# all others, and it copies every input, also the noise. `train_gan(graph=None)` uses it on CUDA with
+# one process. Everything random inside a graph has to come from the device's own generator, which
+# CUDA graphs know how to advance.
+
+# %%
+# checkpoint: an operation has a price even for nothing; the graphable step is the lean step
+assert min(adding.values()) > 0 and adding[sizes[-1]] > adding[1]
+if DEVICE.type == "cpu":
+    runtime.seed_everything(SEED)
+    one = graphable_loop()
+    runtime.seed_everything(SEED)
+    mine = one(images.batch(0, BATCH))
+    theirs = half if kept.get("dtype") else full
+    torch.testing.assert_close(mine["d_loss"].item(), theirs["d_loss"][0], rtol=1e-2, atol=0)
+assert not fast.graph_pays(torch.device("cpu")) and fast.graph_pays(torch.device("cuda"))
+assert not fast.graph_pays(torch.device("cuda"), processes=2)
+
+# %% [markdown]
+# ## 14.7 Several processes
+#
+# **Question.** Two devices, half the batch each. When is that the *same* step as one device with
+# the whole batch?
+#
+# Let the loss be a mean over pictures, $L = \frac1B\sum_i \ell(x_i)$. Cut the batch into $N$ equal
+# slices; **rank** $r$ (process number $r$) has the mean $L_r$ over its own. Then
+#
+# $$L = \frac1N \sum_r L_r \quad\Rightarrow\quad \nabla L = \frac1N \sum_r \nabla L_r,$$
+#
+# if $\ell(x_i)$ depends on picture $i$ alone. So: all ranks have the same weights, each computes the
+# gradient of its slice, the gradients are averaged (**all-reduce**), and all take the same step.
+#
+# **Predict:** BatchNorm normalises with the mean over the *slice*. Is $\ell(x_i)$ then a function of
+# picture $i$ alone?
+
+# %%
+def gradient(net, loss):
+    net.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in net.parameters()])
+
+
+def sliced_gradient(net, x, ranks_):
+    """Mean of the slices' gradients, one slice after the other, in one process."""
+    parts = [gradient(net, F.softplus(-net(s)).mean()) for s in x.chunk(ranks_)]
+    return torch.stack(parts).mean(0)
+
+# %% [markdown]
+# The repair is to let the ranks exchange BatchNorm's statistics as well: each sends its slice's
+# mean, all take the average; then the same for the mean squared distance from it. Here it is in one
+# process, all slices going through the net side by side.
+
+# %%
+def global_norm(layer, slices):
+    """BatchNorm of several slices with the statistics of all together."""
+    mean = torch.stack([s.mean((0, 2, 3)) for s in slices]).mean(0)[:, None, None]
+    variance = torch.stack([(s - mean).square().mean((0, 2, 3)) for s in slices]).mean(0)
+    scale = (layer.weight * (variance + layer.eps).rsqrt())[:, None, None]
+    return [(s - mean) * scale + layer.bias[:, None, None] for s in slices]
+
+
+def synchronised_gradient(net, x, ranks_):
+    slices = x.chunk(ranks_)
+    for layer in net.body:
+        together = isinstance(layer, nn.BatchNorm2d)
+        slices = global_norm(layer, slices) if together else [layer(s) for s in slices]
+    each = [F.softplus(-logits.squeeze(1)).mean() for logits in slices]
+    return gradient(net, torch.stack(each).mean())
+
+# %%
+x = images.batch(0, BATCH)
+with_norm = new_pair()[1]
+without = new_pair()[1]
+for i, layer in enumerate(without.body):
+    if isinstance(layer, nn.BatchNorm2d):
+        without.body[i] = nn.Identity()
+errors = {"no BatchNorm": [], "BatchNorm of its slice": [], "BatchNorm synchronised": []}
+counts = [2, 4, 8, 16]
+for n in counts:
+    for name, net, way in zip(errors, (without, with_norm, with_norm),
+                              (sliced_gradient, sliced_gradient, synchronised_gradient),
+                              strict=True):  # fmt: skip
+        whole = gradient(net, F.softplus(-net(x)).mean())
+        errors[name].append(((way(net, x, n) - whole).norm() / whole.norm()).item())
+
+# %%
+fig, ax = plt.subplots(figsize=(5.6, 2.7))
+for (name, values), style in zip(errors.items(), ("o-", "s-", "^--"), strict=True):
+    ax.loglog(counts, values, style, label=name)
+ax.set(xlabel="slices", ylabel="relative error of the gradient", xticks=counts, xticklabels=counts)
+ax.minorticks_off()
+ax.legend(fontsize=8, loc="center right")
+plot.show(fig, alt="Error of the averaged gradient against the number of slices: at rounding level "
+          "without BatchNorm and with synchronised BatchNorm, large with BatchNorm per slice, and "
+          "growing.")  # fmt: skip
+
+# %% [markdown]
+# Without BatchNorm the two gradients differ by rounding. With BatchNorm per slice they are
+# *different gradients*, the more so the smaller the slices. Synchronised, equal again.
+#
+# Which is right? Neither: per-slice statistics are noisier, and cheaper, since nothing is exchanged
+# in the middle of the forward pass. Many large runs do without. The course synchronises by default
+# (`sync_batch_norm=True`), so that a run is the same on one device and on eight.
+#
+# Now **two real processes**. The gradients' average by hand is one call per tensor:
+
+# %%
+SCRIPT = '''
+import json, os, sys
+import torch
+import torch.distributed as dist
+from gencourse import data, losses, nets, ranks, runtime, train
+
+dist.init_process_group("gloo")            # torchrun has told us who we are
+rank, world = dist.get_rank(), dist.get_world_size()
+images = data.load("digits")
+
+def step_by_hand(G, D, x, z):              # D's half of a step is enough to see it
+    loss = losses.discriminator_loss(D(x), D(G(z).detach()))
+    loss.backward()
+    for p in D.parameters():
+        dist.all_reduce(p.grad)            # the sum over all ranks, in place
+        p.grad /= world
+    return torch.cat([p.grad.flatten() for p in D.parameters()])
+
+def pair():
+    runtime.seed_everything(0)
+    return nets.DCGANGenerator(16, 1, 64, 8), nets.DCGANDiscriminator(16, 1, 8)
+
+G, D = (ranks.synchronised(net) for net in pair())
+z = torch.randn(32, 64)                    # every rank draws all, and takes its slice
+grads = step_by_hand(G, D, images.batch(0, 32).chunk(world)[rank], z.chunk(world)[rank])
+_, history = train.train_gan(images, *pair(), steps=int(sys.argv[1]), batch_size=32,
+                             progress=False)  # the package, on the same ranks
+if rank == 0:
+    with open(sys.argv[2], "w") as file:
+        json.dump({"world": world, "grads": grads.tolist(), "history": history}, file)
+dist.destroy_process_group()
+'''  # fmt: skip
+
+# %% [markdown]
+# `torchrun` starts the script as often as we ask and tells each process its rank. In a terminal you
+# would rather write
+#
+# ```
+# accelerate launch --num_processes 2 -m gencourse train dcgan --data digits
+# ```
+#
+# and in a notebook with several GPUs, before anything else has touched them,
+# `accelerate.notebook_launcher(function, num_processes=2)`. That one *forks* this very process,
+# which is fragile once threads run in it. We start fresh processes instead.
+
+# %%
+import json
+import subprocess
+import sys
+
+TOGETHER = runtime.budget(smoke=4, cpu=40, gpu=40)
+
+
+def launch(processes, steps=TOGETHER):
+    folder = runtime.run_folder("14_ranks")
+    folder.mkdir(parents=True, exist_ok=True)
+    script, result = folder / "two.py", folder / f"of_{processes}.json"
+    script.write_text(SCRIPT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               f"--nproc-per-node={processes}", str(script), str(steps), str(result)]  # fmt: skip
+    threads = {"OMP_NUM_THREADS": "1", "GENCOURSE_DEVICE": "cpu"}  # one core each, no GPU needed
+    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True,
+                          timeout=240)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2_000:]
+    return json.loads(result.read_text())
+
+
+two = launch(2)
+
+# %%
+def digits_pair():
+    runtime.seed_everything(0)
+    return nets.DCGANGenerator(16, 1, 64, 8), nets.DCGANDiscriminator(16, 1, 8)
+
+
+digits = data.load("digits")
+_, one = train.train_gan(digits, *digits_pair(), steps=TOGETHER, batch_size=32,
+                         precision="float32", progress=False)  # fmt: skip
+gap = max(abs(a - b) for a, b in zip(one["d_loss"], two["history"]["d_loss"], strict=True))
+print(f"{two['world']} processes and one, {TOGETHER} steps: d_loss differs by at most {gap:.1e}")
+
+# %% [markdown]
+# The same course, up to sums taken in another order.
+#
+# **What does it cost?** Each rank must send and receive. In a **ring** every rank talks to its two
+# neighbours only; after $N - 1$ rounds of adding and $N - 1$ rounds of passing on, each has the sum.
+# Per round $1/N$ of the gradient's $V$ bytes travels, so each rank sends
+#
+# $$\frac{2(N-1)}{N}\,V \;<\; 2V \text{ bytes},$$
+#
+# nearly the same for 8 ranks and for 800 (Patarasu and Yuan 2009; they prove that no scheme sends
+# less). Divided by the link's bandwidth that is a time.
+
+# %%
+def ring_seconds(ranks_, bytes_, bandwidth):
+    """At least; the time to start 2(N − 1) messages comes on top."""
+    return 2 * (ranks_ - 1) / ranks_ * bytes_ / bandwidth
+
+
+LINKS = {  # bytes/s, one way, as the vendors state them
+    "NVLink, inside an H100/H200 machine": 450e9,  # 900 GB/s, both ways together
+    "InfiniBand NDR, 400 Gb/s": 50e9,
+    "Ethernet, 10 Gb/s": 1.25e9,
+}
+weights = sum(p.numel() for net in new_pair() for p in net.parameters())
+print(f"{weights:,} weights, {4 * weights / 1e6:.1f} MB of gradients per step")
+
+# %% [markdown]
+# **Predict:** two ways to use more devices. *Weak scaling*: each keeps its batch, so the global
+# batch grows. *Strong scaling*: the global batch stays, each gets a smaller slice. Which stops
+# paying first?
+#
+# We draw it for a fast step: the floor of a 64×64 colour DCGAN, batch 128, on an H200 by the
+# data sheet (nothing measured; real steps are slower, so their communication weighs less), and for
+# our step here.
+
+# %%
+big = account(64, 3, 64, 128)
+h200 = floor(big, MACHINES["H200"][1], MACHINES["H200"][2], number_bytes=2)
+big_bytes = 4 * sum(r["moved"] // 7 for r in big if r["layer"] == "Adam")
+here = BATCH / [bar for bar in ladder if bar["kept"]][-1]["rate"]
+n = torch.tensor([1, 2, 4, 8, 16, 32, 64])
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.9), sharey=True)
+for ax, title, compute, bytes_ in zip(
+    axes, ("H200, weak", "H200, strong", "here, strong"),
+    (h200 + 0 * n, h200 / n, here / n), (big_bytes, big_bytes, 4 * weights), strict=True,
+):  # fmt: skip
+    for name, bandwidth in LINKS.items():
+        seconds = compute + ring_seconds(n, bytes_, bandwidth)
+        alone = compute[0] * (n if "weak" in title else 1)
+        ax.loglog(n, alone / seconds, "o-", ms=3, label=name)
+    ax.loglog(n, n, color="0.7", linewidth=1, label="perfect")
+    ax.set(title=title, xlabel="devices", xticks=[1, 4, 16, 64], xticklabels=[1, 4, 16, 64])
+    ax.minorticks_off()
+axes[0].set(ylabel="speed-up", yticks=[1, 4, 16, 64], yticklabels=[1, 4, 16, 64])
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+plot.show(fig, alt="Speed-up against the number of devices for three links. Weak scaling on fast "
+          "links stays near the perfect line; strong scaling bends off; on 10 Gb Ethernet a fast "
+          "step gains nothing at all, a slow step still does.")  # fmt: skip
+print(f"H200 step at its floor {1e3 * h200:.2f} ms; gradients {big_bytes / 1e6:.1f} MB")
+
+# %% [markdown]
+# The faster the device, the sooner the wire is the limit: compare the Ethernet lines. Strong scaling
+# bends off first, for $2V$ stays while the arithmetic shrinks; and below some slice the launches of
+# 14.6 don't shrink either. Sending while the backward pass still computes (as PyTorch's DDP does)
+# hides a part.
+#
+# What the figure hides is the worst price of weak scaling: a batch 64 times larger is *another
+# training*. Goyal et al. (2017) raise the learning rate with the batch and warm it up, and find a
+# limit. For GANs no such rule is safe: measure quality, not pictures per second.
+
+# %%
+# checkpoint: equal where theory says so; two real processes are one; the ring, simulated
+assert max(errors["no BatchNorm"] + errors["BatchNorm synchronised"]) < 1e-3
+assert min(errors["BatchNorm of its slice"]) > 10 * max(errors["BatchNorm synchronised"])
+G, D = digits_pair()
+z = torch.randn(32, 64)
+x = digits.batch(0, 32).cpu()
+whole = gradient(D, losses.discriminator_loss(D(x), D(G(z).detach())))
+torch.testing.assert_close(torch.tensor(two["grads"]), whole, rtol=1e-3, atol=1e-6)
+if DEVICE.type == "cpu":
+    assert abs(one["d_loss"][0] - two["history"]["d_loss"][0]) < 1e-5 and gap < 0.2
+    assert two["world"] == 2
+
+# %%
+# checkpoint: a ring of five, chunk by chunk, counts what is sent
+N, V = 5, 20
+held = torch.randn(N, N, V // N, dtype=torch.float64)  # rank, chunk, numbers
+total, sent = held.sum(0), 0
+for lap in range(2 * (N - 1)):
+    chunk = [(r - lap) % N for r in range(N)]  # what rank r hands to rank r + 1
+    message = [held[r, chunk[r]].clone() for r in range(N)]
+    for r in range(N):
+        to = (r + 1) % N
+        adding_up = lap < N - 1  # first half: add; second half: pass the finished sums on
+        held[to, chunk[r]] = message[r] + (held[to, chunk[r]] if adding_up else 0)
+    sent += V // N
+torch.testing.assert_close(held, total.expand(N, -1, -1))
+assert sent == 2 * (N - 1) / N * V == ring_seconds(N, V, 1.0)
+
+# %% [markdown]
+# ## 14.8 Checkpoints and trackers
+#
+# **Question.** What does safety cost? A checkpoint holds both nets, Adam's two averages per weight,
+# the averaged generator, the random generators' states.
+#
+# **Predict:** how many times the size of the weights is that? And if one is written every 500
+# steps, which share of the time does it take?
+
+# %%
+from gencourse import checkpoint
+
+pair = [net.to(memory_format=torch.channels_last) for net in new_pair()]
+opts = [torch.optim.Adam(net.parameters(), fused=True) for net in pair]
+for net, opt in zip(pair, opts, strict=True):
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    opt.step()  # now Adam has its averages
+ema = train.EMA(pair[0])
+state = {str(i): part.state_dict() for i, part in enumerate([*pair, *opts, ema])}
+
+# %%
+folder = runtime.run_folder("14_checkpoint")
+folder.mkdir(parents=True, exist_ok=True)
+numbers = itertools.count(1)
+taken = stopwatch({"save": lambda: checkpoint.save(folder, next(numbers), state)}, rounds=5)["save"]
+size = checkpoint.paths(folder)[-1].stat().st_size
+print(f"{size / 1e6:.1f} MB, {size / (4 * weights):.1f} times the weights; "
+      f"{1e3 * median(taken):.0f} ms to write")  # fmt: skip
+share = median(taken) / (500 * here + median(taken))
+print(f"every 500 steps: {share:.2%} of the time")
+
+# %% [markdown]
+# Cheap, on a disk of one's own. What matters more is the moment of a power cut, or of a Colab
+# machine taken away. Who overwrites the only checkpoint *in place* has, for that moment, neither
+# the old nor the new one. `checkpoint.save` writes a temporary file in the same folder, waits until
+# it is on the disk, and then renames it; a rename is all or nothing.
+#
+# We play a kill in the middle of writing, both ways.
+
+# %%
+def write_in_place(path, content, killed_after):
+    path.write_bytes(content[:killed_after])
+
+
+def write_aside(path, content, killed_after):
+    aside = path.with_name("." + path.name + ".tmp")
+    aside.write_bytes(content[:killed_after])
+    if killed_after >= len(content):
+        os.replace(aside, path)
+
+
+good = checkpoint.paths(folder)[-1].read_bytes()
+for write in (write_in_place, write_aside):
+    path = folder / "trial.pt"
+    path.write_bytes(good)  # the checkpoint of an hour ago
+    write(path, good, killed_after=len(good) // 2)
+    try:
+        torch.load(path, weights_only=True)
+        print(f"{write.__name__}: an hour lost at most, the old checkpoint is whole")
+    except Exception as error:
+        print(f"{write.__name__}: nothing can be read ({type(error).__name__})")
+
+# %% [markdown]
+# **Trackers** show a run while it runs, and several runs side by side. It is one more argument; the
+# events lie in the run's folder, and `tensorboard --logdir runs` shows them in a browser. Weights &
+# Biases works the same way with `tracker="wandb"`.
+
+# %%
+import importlib.util
+
+WATCHED = runtime.budget(smoke=4, cpu=80, gpu=2_000)
+tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
+watched = runtime.run_folder("14_watched")
+_, history = train.train_gan(images, *new_pair(), steps=WATCHED, batch_size=BATCH, seed=SEED,
+                             out=watched, tracker=tracker)  # fmt: skip
+
+# %%
+curves = {}
+if tracker:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for path in watched.rglob("events.out.tfevents*"):  # one file per attempt
+        events = EventAccumulator(str(path)).Reload()
+        for name in events.Tags()["scalars"]:
+            curves.setdefault(name, []).extend((e.step, e.value) for e in events.Scalars(name))
+print(", ".join(sorted(curves)) or "tensorboard is not installed: nothing tracked")
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(6.6, 2.4))
+for ax, names in zip(axes, (("d_loss", "g_loss"), ("images_per_second",)), strict=True):
+    for name, colour in zip(names, (plot.THIRD, plot.FAKE), strict=False):
+        points = curves.get(name, list(zip(history["step"], history[name], strict=True)))
+        ax.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=name)
+    ax.set(xlabel="step", ylim=(0, None))
+    ax.legend(fontsize=8)
+axes[0].set_ylabel("loss [nats]")
+axes[1].set_ylabel("pictures per second")
+plot.show(fig, alt="Read back from the tracker's file: the two losses, and pictures per second, "
+          "against the step.")  # fmt: skip
+
+# %% [markdown]
+# The tracker has fewer points than steps: it is fed when `Run` fetches the losses from the device,
+# twice a second, not at every step. That is 14.4's third lunch: watching must not make the device
+# wait. The whole history is in `history.csv`.
+
+# %%
+# checkpoint: what was saved is what comes back; the file tells what the history tells
+number, back = checkpoint.load_latest(folder)
+for name, tensor in pair[0].state_dict().items():
+    assert torch.equal(back["0"][name], tensor.cpu())
+assert size > 4 * sum(p.numel() for net in pair for p in net.parameters()) * 3
+told = dict(zip(history["step"], history["d_loss"], strict=True))
+for at, value in curves.get("d_loss", []):
+    assert abs(told[at] - value) < 1e-3 * max(1, abs(value))
