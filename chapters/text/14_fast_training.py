@@ -566,9 +566,11 @@ def floor(rows, pi, beta, number_bytes=4):
 
 
 FLOOR = floor(step_rows, PI, BETA)
+together = max(F_STEP / PI, M_STEP / BETA)  # if one layer's traffic hid behind another's sums
 now = BATCH / ladder[0]["rate"]
 print(f"floor {1e3 * FLOOR:.1f} ms; the plain step takes {1e3 * now:.1f} ms, "
       f"{now / FLOOR:.1f} times as long")  # fmt: skip
+print(f"with all layers overlapped it would be {1e3 * together:.1f} ms")
 for net in "GD":
     share = floor([r for r in step_rows if r["net"] == net], PI, BETA) / FLOOR
     print(f"  {net} is {share:.0%} of the floor")
@@ -948,7 +950,9 @@ ax.set(xlabel="mean of the channel", ylabel="variance", ylim=(-4, 6))
 ax.legend(fontsize=8, loc="lower left")
 plot.show(fig, alt="Variance against the channel's mean; the truth is one. In bfloat16 it jumps "
           "wildly, also below zero; with sums in float32 it stays at one for longer.")  # fmt: skip
-print(f"at mean {means[8]:.0f}: {small_sums[8].item():.2f} in bfloat16, {large_sums[8]:.2f} in float32")
+upto = means <= 100
+for name, v in (("bfloat16", small_sums[upto].float()), ("float32", large_sums[upto])):
+    print(f"statistics in {name}, means up to 100: {v.min():.2f} to {v.max():.2f}")
 
 # %% [markdown]
 # A negative variance under a square root is *not a number*, and one NaN in a GAN reaches every
@@ -1045,11 +1049,11 @@ def chain(x):
     return ((x * 1.5 + 0.5).clamp(-3, 3).square() * 0.25 - 1).abs()
 
 
+import shutil
+
 if DEVICE.type == "cuda":
     can_compile, why = True, ""
 else:
-    import shutil
-
     can_compile = shutil.which("g++") is not None and runtime.profile() != "smoke"
     why = "smoke profile" if runtime.profile() == "smoke" else "there is no C++ compiler here"
 print("compiling" if can_compile else f"not compiled, nothing measured: {why}")
@@ -1246,13 +1250,13 @@ import torch
 import torch.distributed as dist
 from gencourse import data, losses, nets, ranks, runtime, train
 
-dist.init_process_group("gloo")            # torchrun has told us who we are
-rank, world = dist.get_rank(), dist.get_world_size()
-images = data.load("digits")
+rank, world, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sys.argv[1]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+x, labels = torch.load(f"{folder}/digits.pt", weights_only=True)
+images = data.Images(x, labels, list(map(str, range(10))), "digits")
 
 def step_by_hand(G, D, x, z):              # D's half of a step is enough to see it
-    loss = losses.discriminator_loss(D(x), D(G(z).detach()))
-    loss.backward()
+    losses.discriminator_loss(D(x), D(G(z).detach())).backward()
     for p in D.parameters():
         dist.all_reduce(p.grad)            # the sum over all ranks, in place
         p.grad /= world
@@ -1264,26 +1268,26 @@ def pair():
 
 G, D = (ranks.synchronised(net) for net in pair())
 z = torch.randn(32, 64)                    # every rank draws all, and takes its slice
-grads = step_by_hand(G, D, images.batch(0, 32).chunk(world)[rank], z.chunk(world)[rank])
-_, history = train.train_gan(images, *pair(), steps=int(sys.argv[1]), batch_size=32,
-                             progress=False)  # the package, on the same ranks
+gradient = step_by_hand(G, D, images.batch(0, 32).chunk(world)[rank], z.chunk(world)[rank])
+_, history = train.train_gan(              # the package, on the same ranks
+    images, *pair(), steps=int(sys.argv[2]), batch_size=32, progress=False)
 if rank == 0:
-    with open(sys.argv[2], "w") as file:
-        json.dump({"world": world, "grads": grads.tolist(), "history": history}, file)
+    with open(f"{folder}/result.json", "w") as file:
+        json.dump({"world": world, "gradient": gradient.tolist(), "history": history}, file)
 dist.destroy_process_group()
-'''  # fmt: skip
+'''
 
 # %% [markdown]
-# `torchrun` starts the script as often as we ask and tells each process its rank. In a terminal you
-# would rather write
+# Two processes need to know who they are and where to meet. In a terminal a launcher tells them:
 #
 # ```
 # accelerate launch --num_processes 2 -m gencourse train dcgan --data digits
 # ```
 #
-# and in a notebook with several GPUs, before anything else has touched them,
-# `accelerate.notebook_launcher(function, num_processes=2)`. That one *forks* this very process,
-# which is fragile once threads run in it. We start fresh processes instead.
+# In a notebook with several GPUs it is `accelerate.notebook_launcher(function, num_processes=2)`,
+# before anything has touched the GPUs. That one *forks* this very process, which is fragile once
+# threads run in it. A launcher does little more than set two environment variables, so we start
+# fresh processes ourselves.
 
 # %%
 import json
@@ -1291,23 +1295,33 @@ import subprocess
 import sys
 
 TOGETHER = runtime.budget(smoke=4, cpu=40, gpu=40)
+digits = data.load("digits")
 
 
-def launch(processes, steps=TOGETHER):
-    folder = runtime.run_folder("14_ranks")
-    folder.mkdir(parents=True, exist_ok=True)
-    script, result = folder / "two.py", folder / f"of_{processes}.json"
-    script.write_text(SCRIPT, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               f"--nproc-per-node={processes}", str(script), str(steps), str(result)]  # fmt: skip
-    threads = {"OMP_NUM_THREADS": "1", "GENCOURSE_DEVICE": "cpu"}  # one core each, no GPU needed
-    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True,
-                          timeout=240)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2_000:]
-    return json.loads(result.read_text())
+def start_together(world, steps=TOGETHER):
+    folder = runtime.run_folder("14_ranks").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
+    torch.save((digits.x.cpu(), digits.labels.cpu()), folder / "digits.pt")
+    command = [sys.executable, "script.py", str(folder), str(steps)]
+    same = {"OMP_NUM_THREADS": "1", "GENCOURSE_DEVICE": "cpu", "WORLD_SIZE": str(world)}
+    processes = [
+        subprocess.Popen(command, cwd=folder, env=os.environ | same | {"RANK": str(rank)},
+                         stderr=subprocess.PIPE, text=True)
+        for rank in range(world)
+    ]  # fmt: skip
+    try:
+        for process in processes:
+            _, complaint = process.communicate(timeout=300)
+            assert process.returncode == 0, complaint[-2_000:]
+    finally:
+        for process in processes:  # where one fails, the other would wait for it
+            process.kill()
+    return json.loads((folder / "result.json").read_text())
 
 
-two = launch(2)
+two = start_together(2)
 
 # %%
 def digits_pair():
@@ -1315,7 +1329,6 @@ def digits_pair():
     return nets.DCGANGenerator(16, 1, 64, 8), nets.DCGANDiscriminator(16, 1, 8)
 
 
-digits = data.load("digits")
 _, one = train.train_gan(digits, *digits_pair(), steps=TOGETHER, batch_size=32,
                          precision="float32", progress=False)  # fmt: skip
 gap = max(abs(a - b) for a, b in zip(one["d_loss"], two["history"]["d_loss"], strict=True))
@@ -1397,11 +1410,10 @@ print(f"H200 step at its floor {1e3 * h200:.2f} ms; gradients {big_bytes / 1e6:.
 # checkpoint: equal where theory says so; two real processes are one; the ring, simulated
 assert max(errors["no BatchNorm"] + errors["BatchNorm synchronised"]) < 1e-3
 assert min(errors["BatchNorm of its slice"]) > 10 * max(errors["BatchNorm synchronised"])
-G, D = digits_pair()
-z = torch.randn(32, 64)
-x = digits.batch(0, 32).cpu()
-whole = gradient(D, losses.discriminator_loss(D(x), D(G(z).detach())))
-torch.testing.assert_close(torch.tensor(two["grads"]), whole, rtol=1e-3, atol=1e-6)
+small_G, small_D = digits_pair()
+z, x = torch.randn(32, 64), digits.batch(0, 32).cpu()
+whole = gradient(small_D, losses.discriminator_loss(small_D(x), small_D(small_G(z).detach())))
+torch.testing.assert_close(torch.tensor(two["gradient"]), whole, rtol=1e-3, atol=1e-6)
 if DEVICE.type == "cpu":
     assert abs(one["d_loss"][0] - two["history"]["d_loss"][0]) < 1e-5 and gap < 0.2
     assert two["world"] == 2
@@ -1500,21 +1512,21 @@ _, history = train.train_gan(images, *new_pair(), steps=WATCHED, batch_size=BATC
                              out=watched, tracker=tracker)  # fmt: skip
 
 # %%
-curves = {}
+tracked = {}
 if tracker:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for path in watched.rglob("events.out.tfevents*"):  # one file per attempt
         events = EventAccumulator(str(path)).Reload()
         for name in events.Tags()["scalars"]:
-            curves.setdefault(name, []).extend((e.step, e.value) for e in events.Scalars(name))
-print(", ".join(sorted(curves)) or "tensorboard is not installed: nothing tracked")
+            tracked.setdefault(name, []).extend((e.step, e.value) for e in events.Scalars(name))
+print(", ".join(sorted(tracked)) or "tensorboard is not installed: nothing tracked")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(6.6, 2.4))
 for ax, names in zip(axes, (("d_loss", "g_loss"), ("images_per_second",)), strict=True):
     for name, colour in zip(names, (plot.THIRD, plot.FAKE), strict=False):
-        points = curves.get(name, list(zip(history["step"], history[name], strict=True)))
+        points = tracked.get(name, list(zip(history["step"], history[name], strict=True)))
         ax.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=name)
     ax.set(xlabel="step", ylim=(0, None))
     ax.legend(fontsize=8)
@@ -1535,5 +1547,262 @@ for name, tensor in pair[0].state_dict().items():
     assert torch.equal(back["0"][name], tensor.cpu())
 assert size > 4 * sum(p.numel() for net in pair for p in net.parameters()) * 3
 told = dict(zip(history["step"], history["d_loss"], strict=True))
-for at, value in curves.get("d_loss", []):
+for at, value in tracked.get("d_loss", []):
     assert abs(told[at] - value) < 1e-3 * max(1, abs(value))
+
+# %% [markdown]
+# ## 14.9 All together
+#
+# **Question.** Do the gains multiply to what the ladder says? And is it still the same training?
+#
+# The course's loop has all of this behind arguments. We give it what our ladder kept, the same
+# weights, pictures and noise, and race it against the loop of the beginning. It does a little more:
+# it averages G, notes gradient norms, writes a history.
+#
+# **Predict:** the ladder's last green bar, or less?
+
+# %%
+FINAL = runtime.budget(smoke=3, cpu=60, gpu=600)
+curves = {"plain": None, "fast": None}
+
+
+def race_plain():
+    curves["plain"], _ = loss_curves(FINAL)
+
+
+def race_fast():
+    low = "bfloat16" if "dtype" in kept else "float32"
+    _, curves["fast"] = train.train_gan(
+        images, *new_pair(), steps=FINAL, batch_size=BATCH, lr=LR, betas=BETAS, seed=SEED,
+        precision=low, fused="fused" in kept, channels_last="layout" in kept, progress=False,
+    )  # fmt: skip
+
+
+taken = stopwatch({"plain": race_plain, "fast": race_fast}, rounds=3, warm_up=0)
+rates = {name: FINAL * BATCH / median(s) for name, s in taken.items()}
+print(f"plain {rates['plain']:,.0f}, train_gan {rates['fast']:,.0f} pictures per second: "
+      f"×{rates['fast'] / rates['plain']:.2f}")  # fmt: skip
+best = [bar for bar in ladder if bar["kept"]][-1]["rate"] / ladder[0]["rate"]
+print(f"gains of the ladder, multiplied: ×{best:.2f}")
+
+# %%
+ladder.append({"name": "train.train_gan", "rate": ladder[0]["rate"] * rates["fast"] /
+               rates["plain"], "gain": rates["fast"] / rates["plain"], "kept": True})  # fmt: skip
+show_ladder()
+two_curves(curves["plain"], curves["fast"], ("as first written", "train_gan"),
+           "Losses of D and of G against the step, of the loop as first written and of train_gan: "
+           "the same at first, later the same course.")  # fmt: skip
+
+# %%
+kept_rows = account(SIZE, CHANNELS, WIDTH, BATCH)
+bits, pi = (2, pi16) if "dtype" in kept else (4, PI)
+bound = floor(kept_rows, pi, BETA, bits)
+reached = BATCH / (ladder[0]["rate"] * rates["fast"] / rates["plain"])
+print(f"floor {1e3 * bound:.1f} ms, step {1e3 * reached:.1f} ms: {reached / bound:.1f} times")
+
+# %% [markdown]
+# (The last bar's factor is against the plain loop, the others' against the bar before.)
+#
+# What is left between step and floor? Kernels that don't reach the matrix product's rate, above all
+# for narrow layers; conversions between 16 and 32 bits; the operations' own price. More would take
+# hand-written kernels, which is not this course's trade. On a GPU the next step is the graph of
+# 14.6.
+#
+# What the curves say: the same training, as far as losses can tell. The proof in exact arithmetic is
+# 14.4's; the rest is rounding.
+
+# %%
+# checkpoint: the fast loop learns what the plain loop learns, within the precision's noise
+plain_first, fast_first = ([c[k][:3] for k in ("d_loss", "g_loss")] for c in curves.values())
+tolerance = 0.1 if "dtype" in kept else 0.02
+for a, b in zip(sum(plain_first, []), sum(fast_first, []), strict=True):
+    assert abs(a - b) < tolerance, (a, b)
+if runtime.profile() != "smoke":
+    for key in ("d_loss", "g_loss"):
+        a, b = (torch.tensor(c[key]) for c in curves.values())
+        assert abs(a.mean() - b.mean()) < 0.15 * a.mean(), key
+
+# %% [markdown]
+# ## Break it
+#
+# ### A speed-up that changes what is learned
+#
+# D runs twice: on real pictures, on generated ones. One pass over both together gives the kernels
+# larger batches, and the same logits … does it?
+#
+# **Predict:** D has BatchNorm. What does it now know about each picture that it did not know before?
+
+# %%
+def mixed_step(x_real, G, D, g_opt, d_opt):
+    x_fake = G(torch.randn(len(x_real), Z_DIM, device=DEVICE))
+
+    real, fake = D(torch.cat([x_real, x_fake.detach()])).chunk(2)  # one pass for both
+    d_loss = losses.discriminator_loss(real, fake)
+    d_opt.zero_grad()
+    d_loss.backward()
+    d_opt.step()
+
+    D.requires_grad_(False)
+    g_loss = losses.generator_loss(D(x_fake))
+    g_opt.zero_grad()
+    g_loss.backward()
+    g_opt.step()
+    D.requires_grad_(True)
+    return d_loss.detach(), g_loss.detach()
+
+# %%
+broken = {"step": mixed_step, "batches": on_device, "fused": True}
+(_, gain, _), _, _ = compare(make(**lean), make(**broken))
+mixed, (mixed_G, mixed_D) = loss_curves(**broken)
+two_curves(full, mixed, ("two passes", "one pass"),
+           "Losses of D and G against the step, for two passes of D and for one: they part from the "
+           "first steps on.")  # fmt: skip
+print(f"the one pass is ×{gain:.2f} as fast; first d_loss {mixed['d_loss'][0]:.4f} instead of "
+      f"{full['d_loss'][0]:.4f}")  # fmt: skip
+
+# %% [markdown]
+# Already the first loss is another one, with the same weights and pictures: it is another
+# *function*. To see which, we give the trained D of the two-pass loop the same pictures both ways.
+
+# %%
+with torch.no_grad():
+    x_fake = G(torch.randn(BATCH, Z_DIM, device=DEVICE))
+    apart = D(x_real).cpu(), D(x_fake).cpu()
+    mixed_logits = [part.cpu() for part in D(torch.cat([x_real, x_fake])).chunk(2)]
+fig, axes = plt.subplots(1, 2, figsize=(6.4, 2.4), sharex=True, sharey=True)
+for ax, pair, title in zip(axes, (apart, mixed_logits), ("two passes", "one pass"), strict=True):
+    for logits, colour, name in zip(pair, (plot.REAL, plot.FAKE), ("real", "generated"),
+                                    strict=True):  # fmt: skip
+        ax.hist(logits, bins=20, alpha=0.6, color=colour, label=name)
+        ax.axvline(logits.mean(), color=colour, linewidth=1)
+    ax.set(title=title, xlabel="logit of D")
+axes[0].set_ylabel("pictures")
+axes[0].legend(fontsize=8)
+plot.show(fig, alt="Histograms of D's logits for real and generated pictures, normalised apart and "
+          "normalised together: the same net and pictures give other logits.")  # fmt: skip
+
+# %% [markdown]
+# Apart, each kind is brought to mean 0 and variance 1 by *itself*: D can't use that one kind is
+# brighter on the whole, since BatchNorm removes just that. Together, the difference between the
+# kinds stays in the batch. D's task becomes easier, and its logits depend on the *company* of a
+# picture. But in G's turn D sees generated pictures only, and normalises them by themselves: G
+# learns from a D that is not the one which was trained.
+#
+# Such a change may even work; it is not a *speed-up* of this training but another training. Then
+# quality has to be measured anew.
+
+# %% [markdown]
+# ### Two stopwatches that lie
+#
+# A GPU is a queue: the program puts work in, and goes on at once. So that it runs everywhere, a
+# thread plays the device here; its first job takes longer, as on the real one.
+#
+# **Predict:** by what factor does a stopwatch err that doesn't wait?
+
+# %%
+from concurrent.futures import ThreadPoolExecutor
+
+toy_device = ThreadPoolExecutor(max_workers=1)
+queued = []
+
+
+def device_step(count=itertools.count()):
+    seconds = 0.05 if next(count) == 0 else 0.005
+    queued.append(toy_device.submit(time.sleep, seconds))
+
+
+def wait_for_device():
+    while queued:
+        queued.pop().result()
+
+# %%
+def claimed(calls, waits):
+    """Milliseconds per step that a stopwatch claims."""
+    began = time.perf_counter()
+    for _ in range(calls):
+        device_step()
+    if waits:
+        wait_for_device()
+    claim = 1e3 * (time.perf_counter() - began) / calls
+    wait_for_device()
+    return claim
+
+
+claims = {
+    "first step only": claimed(1, waits=True),
+    "does not wait": claimed(20, waits=False),
+    "warmed up, waits": claimed(20, waits=True),
+}
+
+# %%
+fig, ax = plt.subplots(figsize=(5.4, 1.7))
+ax.barh(list(claims), list(claims.values()), color=[plot.FOURTH, plot.FOURTH, plot.THIRD])
+ax.axvline(5, color="0.4", linewidth=1)
+ax.set(xscale="log", xlabel="claimed time per step [ms]")
+ax.invert_yaxis()
+plot.show(fig, alt="Bars on a logarithmic axis: timing the first step claims far more than the true "
+          "five milliseconds, not waiting claims far less, warming up and waiting is right.")  # fmt: skip
+print({name: round(value, 3) for name, value in claims.items()})
+
+# %% [markdown]
+# The one lies upwards, the other downwards by orders of magnitude: it measured how fast Python can
+# *order* work. The line marks the truth. Suspect every "speed-up" that appears when `.item()` is
+# removed from a loop whose timer does not wait: perhaps only the waiting has moved out of sight.
+
+# %%
+# checkpoint: the honest stopwatch is right, the others are wrong in their own directions
+assert claims["does not wait"] < 1 < 5 <= claims["warmed up, waits"]
+assert claims["first step only"] >= 50
+toy_device.shutdown()
+change = (first_gradients(step, once=True) - first_gradients(mixed_step)).norm()
+assert change > 1e-3 * first_gradients(step, once=True).norm()  # another function, not rounding
+
+# %% [markdown]
+# ## Exercises
+#
+# In [the exercises](../exercises/14_fast_training.ipynb) you write:
+#
+# 1. `mended_stopwatch`, a repair: somebody has measured products faster than physics allows;
+# 2. `conv_floor`: a convolution's FLOPs, bytes and least time;
+# 3. `float16_step`: one step in 16 bits, with a loss scale and weights in float32;
+# 4. `rank_rows`: which pictures each process takes, step after step;
+# 5. `global_batch_norm`: BatchNorm over ranks with unequal shares, gradients included.
+#
+# To try at once: set `WIDTH = 8` and run the chapter again. Which bars grow, which shrink, and why?
+
+# %% [markdown]
+# ## Recap
+#
+# - Wait for the device, leave out the warm-up, take turns, report medians with quartiles; race the
+#   loop against itself to know the noise.
+# - A layer takes at least the larger of FLOPs / rate and bytes / bandwidth. The sum over the layers
+#   is the floor: it says whether to look for less work, less traffic or fewer launches.
+# - Leave out what nobody uses (a second pass, D's gradients in G's turn, waiting), and prove that
+#   the gradients stay the same.
+# - In 16 bits, keep weights, sums and statistics in float32; float16 needs a loss scale, bfloat16
+#   does not.
+# - N ranks are one process if the loss is a mean over pictures. BatchNorm breaks that unless its
+#   statistics are shared; the wire decides how far it pays.
+
+# %% [markdown]
+# ## References
+#
+# - Williams, Waterman, Patterson 2009, *Roofline: an insightful visual performance model for
+#   multicore architectures* (Communications of the ACM 52): the model. We put single layers into
+#   it, count traffic as if nothing stayed in a cache, and add the layers' times.
+# - Micikevicius et al. 2018, *Mixed precision training*,
+#   [arXiv:1710.03740](https://arxiv.org/abs/1710.03740): float32 weights, loss scaling. We sweep the
+#   scale for both players of a GAN; our step halves the scale and leaves doubling to torch.
+# - Goyal et al. 2017, *Accurate, large minibatch SGD*,
+#   [arXiv:1706.02677](https://arxiv.org/abs/1706.02677): what a larger batch asks of the learning
+#   rate; BatchNorm per worker there. We synchronise, and keep the global batch fixed.
+
+# %% [markdown]
+# - Patarasu, Yuan 2009, *Bandwidth optimal all-reduce algorithms for clusters of workstations*
+#   (Journal of Parallel and Distributed Computing 69): the ring and its bound. We leave latency out.
+# - PyTorch's documentation, *CUDA semantics* (asynchronous execution, CUDA graphs), *Automatic mixed
+#   precision examples*, *Performance tuning guide*, *Distributed data parallel* (notes): the rules
+#   for capture and scaling. We average gradients after the backward pass, DDP during it.
+# - NVIDIA's data sheets of T4, H100 and H200: peak rates, memory and NVLink bandwidth. InfiniBand
+#   NDR (400 Gb/s) and 10 Gb Ethernet are named by their standards' line rates. Used as upper
+#   bounds, never measured by us.
