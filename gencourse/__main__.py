@@ -61,6 +61,22 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; default runs/MODEL-DATA.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: as suits the device.")
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the nets: slow to start, faster on a GPU.")
+    ] = False,
+    sync_batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--sync-batch-norm/--local-batch-norm",
+            help="With several processes: BatchNorm over the whole batch, or each over its part.",
+        ),
+    ] = True,
+    tracker: Annotated[
+        str | None, typer.Option(help="tensorboard or wandb, in the folder of the run.")
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between sample grids.")] = 500,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; asks first.")] = False,
@@ -71,11 +87,15 @@ def train(
     In the folder of the run: config.json, history.csv, samples/, the last two checkpoints, and at
     the end generator.safetensors (dcgan, averaged weights), vae.safetensors or
     classifier.safetensors. With the defaults, a classifier is the course's judge of its data.
+
+    On several GPUs or machines: accelerate launch -m gencourse train … (--batch-size stays that of
+    all together; the run goes on with another number of them).
     """
-    from gencourse import nets, runtime  # here, so that --help answers at once
+    from gencourse import fast, nets, ranks, runtime  # here, so that --help answers at once
     from gencourse import train as loops
     from gencourse.data import load
     from gencourse.run import delete
+    from gencourse.tracker import check as check_tracker
 
     if width is None:  # in the same CPU minutes a narrow GAN learns more: its steps are cheap
         narrow = runtime.device().type == "cpu"
@@ -98,7 +118,16 @@ def train(
         raise runtime.UserError(f"--beta is {beta}; it must not be negative.")
     if shift < 0:
         raise runtime.UserError(f"--shift is {shift}; it must not be negative.")
+    fast.precision(precision)
+    if tracker is not None:
+        check_tracker(tracker)
     _check_size(size)
+    ranks.start()
+    if batch_size % ranks.world():
+        raise runtime.UserError(
+            f"--batch-size is {batch_size}, which {ranks.world()} processes can't share evenly; "
+            f"choose a multiple of {ranks.world()}."
+        )
     out = out or Path("runs") / f"{model.value}-{re.sub(r'[^A-Za-z0-9]+', '-', data).strip('-')}"
     if out.exists() and not out.is_dir():
         raise runtime.UserError(f"--out {out} is a file; name a folder.")
@@ -107,14 +136,17 @@ def train(
     channels, height, _ = images.shape
     _check_size(height)
     # Only now, when the new run is known to be possible, may the old one go.
-    if fresh and out.exists() and any(out.iterdir()):
+    if fresh and ranks.is_main() and out.exists() and any(out.iterdir()):
         if not yes and not typer.confirm(f"Delete the run in {out} and start over?", err=True):
             raise runtime.UserError(f"Nothing was deleted; {out} is as it was.")
         delete(out)
 
     common = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, out=out)
-    common |= dict(checkpoint_every=checkpoint_every)
-    typer.echo(f"{runtime.describe()}\n{len(images):,} pictures {images.shape} → {out}", err=True)
+    common |= dict(checkpoint_every=checkpoint_every, precision=precision, compile=compile)
+    common |= dict(sync_batch_norm=sync_batch_norm, tracker=tracker)
+    say = partial(typer.echo, err=True) if ranks.is_main() else lambda text: None
+    several = f" · {ranks.world()} processes" if ranks.world() > 1 else ""
+    say(f"{runtime.describe()}{several}\n{len(images):,} pictures {images.shape} → {out}")
     runtime.seed_everything(seed)
     if model is Model.dcgan:
         generator = nets.DCGANGenerator(height, channels, z_dim=z_dim, width=width)
@@ -132,12 +164,12 @@ def train(
     try:
         loop(images, *parts, **common)
     except KeyboardInterrupt as stop:  # typer would end here without a word
-        typer.echo(str(stop), err=True)
+        say(str(stop))
         raise typer.Exit(130) from None
-    typer.echo(f"Finished {steps:,} steps: {out / result}", err=True)
+    say(f"Finished {steps:,} steps: {out / result}")
     if model is Model.classifier and test is not None:
         right = loops.accuracy(parts[0], test)
-        typer.echo(f"Accuracy on {len(test):,} test pictures: {right:.2%}", err=True)
+        say(f"Accuracy on {len(test):,} test pictures: {right:.2%}")
 
 
 @app.command()

@@ -203,10 +203,13 @@ class VAE(nn.Module):
         """z: (B, Z) → pixel logits (B, C, H, W); sigmoid gives the mean picture in [0, 1]."""
         return self.decoder(z)
 
-    def forward(self, x):
-        """x: (B, C, H, W) → pixel logits, mu, logvar, with one z drawn per picture."""
+    def forward(self, x, noise=None):
+        """x: (B, C, H, W) → pixel logits, mu, logvar, with one z per picture.
+
+        noise: (B, Z), the ε of `reparameterise`; drawn where none is given.
+        """
         mu, logvar = self.encode(x)
-        return self.decode(reparameterise(mu, logvar)), mu, logvar
+        return self.decode(reparameterise(mu, logvar, noise)), mu, logvar
 
     def sample(self, z):
         """z: (B, Z) → mean pictures (B, C, H, W) in [-1, 1]."""
@@ -283,12 +286,14 @@ class MinibatchDiscrimination(nn.Module):
         return torch.cat([h, closeness], dim=1)
 
 
-def reparameterise(mu, logvar):
+def reparameterise(mu, logvar, noise=None):
     """z = μ + σ·ε with ε ~ N(0, I): a draw from N(μ, σ²) that gradients flow through.
 
-    mu, logvar: (B, Z) → z (B, Z). Source: Kingma & Welling 2014, arXiv:1312.6114, section 2.4.
+    mu, logvar, noise: (B, Z) → z (B, Z); noise is ε, drawn where none is given.
+    Source: Kingma & Welling 2014, arXiv:1312.6114, section 2.4.
     """
-    return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+    noise = torch.randn_like(mu) if noise is None else noise
+    return mu + torch.exp(0.5 * logvar) * noise
 
 
 WEIGHTS = Path(__file__).with_name("weights")  # what the course ships; see the cards in README.md

@@ -1,4 +1,4 @@
-"""`Run`: progress, history, samples and exact resume around a plain training loop."""
+"""`Run`: progress, history, samples, trackers and exact resume around a plain training loop."""
 
 import contextlib
 import csv
@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from gencourse import checkpoint, runtime
+from gencourse import checkpoint, ranks, runtime
+from gencourse.tracker import Tracker, check
 
 REFRESH = 0.5  # seconds between two looks at the losses; only then does the device have to wait
+AGREE = 10  # steps between two questions to all processes whether one was asked to stop
 SHOWN = 4  # the first so many logged values stand beside the bar; the others only in the history
 
 
@@ -37,12 +39,18 @@ class Run:
     sample: function without arguments that returns pictures (N, C, H, W) in [-1, 1] of fixed noise;
         `run.diversity` then holds, at every sample_every-th step, how much they differ.
     real: real pictures (N, C, H, W) whose diversity is `run.real_diversity`, to compare with.
+    tracker: "tensorboard" or "wandb", see `tracker.Tracker`: losses, learning rates and speed as
+        often as the bar is drawn, and the sheets of samples. Needs a folder.
     fresh: delete what an earlier run left in the folder.
     parts: all that has a state: nets, optimizers, EMA. Loaded from the newest checkpoint on entry,
         together with the random number generators of Python, NumPy and torch.
     Raises: runtime.UserError if settings differ or a loss is NaN or infinite;
         checkpoint.WriteError if the folder can't be written.
     Ctrl-C lets the step finish, writes a checkpoint, and then raises KeyboardInterrupt.
+
+    With several processes (see `ranks`) the main one alone reads and writes the folder, and only
+    its history has rows; a run goes on with any number of processes. When one of them dies, the
+    others raise ranks.Lost, whose sentence names the last good checkpoint.
     """
 
     def __init__(
@@ -56,10 +64,16 @@ class Run:
         real=None,
         checkpoint_every=500,
         progress=True,
+        tracker=None,
         fresh=False,
         **parts,
     ):
+        ranks.start()
         self.folder = Path(folder) if folder is not None else None
+        if tracker is not None:
+            check(tracker)
+            if folder is None:
+                raise runtime.UserError(f"The tracker {tracker} needs a folder to write into.")
         self.settings = dict(settings or {})
         if batch_size is not None:
             self.settings["batch_size"] = batch_size
@@ -67,7 +81,8 @@ class Run:
         self.sample = sample
         self.sample_every = sample_every
         self.checkpoint_every = checkpoint_every
-        self.progress = progress
+        self.progress = progress and ranks.is_main()
+        self.tracker = tracker
         self.fresh = fresh
         self.parts = parts
         self.step = 0  # steps completed
@@ -82,25 +97,35 @@ class Run:
         self._in_loop = False
         self._entered = False
         self._old_handler = None
+        self._tracked = None  # the open Tracker
 
     def __enter__(self):
         self._entered, self._stop = True, False  # the same object may go on after an interrupt
         if self.folder is not None:
-            if self.fresh:
-                delete(self.folder)
-            latest = checkpoint.load_latest(self.folder)
+            latest = None
+            if ranks.is_main():
+                if self.fresh:
+                    delete(self.folder)
+                latest = checkpoint.load_latest(self.folder)
+                if latest is not None:
+                    # Settings first: weights of another net would fail with a harder message.
+                    self._refuse_other_settings()
+            latest = ranks.from_main(latest)  # the folder may be on the main one's disk only
             if latest is not None:
-                # Settings first: weights of another net would fail with a harder message.
-                self._refuse_other_settings()
                 self._restore(*latest)
         if threading.current_thread() is threading.main_thread():
             self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, error, traceback):
         if self._old_handler is not None:
             signal.signal(signal.SIGINT, self._old_handler)
             self._old_handler = None
+        if self._tracked is not None:
+            self._tracked.finish()
+            self._tracked = None
+        if isinstance(error, ranks.Lost) and self._writes():
+            raise ranks.Lost(f"{error} {self._saved()}") from error
 
     def steps(self, total):
         """Yield the numbers of the steps still to do, up to total − 1.
@@ -110,7 +135,7 @@ class Run:
         if not self._entered:
             raise RuntimeError("Use the run as `with Run(...) as run:`, so that it can resume.")
         self.settings["steps"] = total
-        if self.folder is not None:
+        if self._writes():
             # Once, here: a folder that vanishes later (a drive that went away) must not come back
             # as an empty one on another disk.
             checkpoint.make_folder(self.folder / "samples")
@@ -119,6 +144,8 @@ class Run:
                 self._write_config()
             if self.step < total:  # a new attempt
                 (self.folder / "failure.json").unlink(missing_ok=True)
+                if self.tracker is not None:
+                    self._tracked = Tracker(self.tracker, self.folder, self.settings, self.step)
         self.failure = None
         static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook
         bar = tqdm(
@@ -140,10 +167,11 @@ class Run:
                 if self.step % self.sample_every == 0 or self.step == total:
                     self._take_samples()
                 due = self.step % self.checkpoint_every == 0 or self.step == total
-                if due or self._stop:
+                stop = self._all_stop()
+                if due or stop:
                     self._flush(bar)
                     self._checkpoint()
-                if self._stop:
+                if stop:
                     raise KeyboardInterrupt(self._stopped())
         finally:
             self._in_loop = False
@@ -175,8 +203,20 @@ class Run:
 
     # What happens between steps
 
+    def _writes(self):
+        return self.folder is not None and ranks.is_main()
+
+    def _all_stop(self):
+        """Whether to stop after this step: every process must come to the same answer."""
+        if ranks.world() > 1 and self.step % AGREE:
+            return False
+        return ranks.any_of_us(self._stop)
+
     def _flush(self, bar):
         """Fetch pending losses (the one synchronisation), check them, extend history and bar."""
+        if not ranks.is_main():  # every process logs the same means over all; one keeps them
+            self._pending = []
+            return
         if self.step == self._flushed_step:
             return
         now = time.perf_counter()
@@ -195,6 +235,18 @@ class Run:
         bar.update(self.step - bar.n)
         if not bar.disable:
             bar.set_postfix_str(self._summary(rate))
+        if self._tracked is not None:
+            last = {name: values[-1] for name, values in self.history.items() if values}
+            step = last.pop("step", self.step)
+            self._tracked.log(last | self._learning_rates(), step)
+
+    def _learning_rates(self):
+        """{name of the optimizer + "_lr": its rate} of every part that has one."""
+        return {
+            f"{name}_lr": float(part.param_groups[0]["lr"])
+            for name, part in self.parts.items()
+            if hasattr(part, "param_groups")
+        }
 
     def _summary(self, rate):
         names = [k for k in self.history if k not in ("step", self._rate) and self.history[k]]
@@ -202,7 +254,7 @@ class Run:
         return " · ".join([*parts, f"{rate:,.0f} {self._rate.split('_')[0]}/s"])
 
     def _checkpoint(self):
-        if self.folder is None:
+        if not self._writes():
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         if not _finite(state):
@@ -212,7 +264,7 @@ class Run:
         checkpoint.save(self.folder, self.step, {"parts": state, "random": _random_state()})
 
     def _take_samples(self):
-        if self.sample is None:
+        if self.sample is None or not ranks.is_main():
             return
         with torch.no_grad():
             pictures = self.sample().float().cpu()
@@ -232,9 +284,12 @@ class Run:
         Image.fromarray(array).save(buffer, format="PNG")
         path = self.folder / "samples" / f"step-{self.step:06d}.png"
         checkpoint.write_atomically(path, buffer.getvalue())
+        if self._tracked is not None:
+            self._tracked.log_sheet(array, self.step)
 
     def _interrupt(self, number, frame):
-        if self._stop or not self._in_loop:
+        # A launcher passes Ctrl-C on, so its processes get it twice: there it is no second wish.
+        if (self._stop and ranks.world() == 1) or not self._in_loop:
             raise KeyboardInterrupt
         self._stop = True  # let the step finish: a half-made step could not be resumed exactly
 
@@ -289,7 +344,7 @@ class Run:
     def _restore(self, step, state):
         try:
             for name, part in self.parts.items():
-                part.load_state_dict(state["parts"][name])
+                part.load_state_dict(state["parts"].get(name, {}))
         except (KeyError, ValueError, RuntimeError) as error:
             raise runtime.UserError(
                 f"The checkpoint in {self.folder} was made by other networks ({error}). Use "
@@ -298,8 +353,9 @@ class Run:
         _set_random_state(state["random"])
         # What this object did after the checkpoint, before it was stopped, will be done again.
         self.step, self.history, self._pending, self._on_disk = step, {"step": []}, [], 0
-        self.history |= read_history(self.folder, up_to=step)
-        self.diversity, _ = read_diversity(self.folder, up_to=step)
+        if ranks.is_main():
+            self.history |= read_history(self.folder, up_to=step)
+            self.diversity, _ = read_diversity(self.folder, up_to=step)
 
     def _fail(self, name, value, step):
         """Stop at a value that is NaN or infinite; what led there stays readable, for the doctor.
@@ -307,7 +363,7 @@ class Run:
         The rows beyond the newest checkpoint are dropped again should the run be resumed.
         """
         self.failure = {"step": step, "name": name, "value": str(value)}
-        if self.folder is not None:
+        if self._writes():
             with contextlib.suppress(checkpoint.WriteError):  # the sentence below is worth more
                 self._write_history()
                 text = json.dumps(self.failure) + "\n"

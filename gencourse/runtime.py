@@ -26,6 +26,8 @@ def device():
     if name := os.environ.get("GENCOURSE_DEVICE"):
         return torch.device(name)
     if torch.cuda.is_available():
+        if "LOCAL_RANK" in os.environ:  # several processes on one machine (see `ranks`): one each
+            return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")

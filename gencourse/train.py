@@ -1,5 +1,16 @@
 """The chapters' training loops as functions: `train_classifier` (chapter 03), `train_gan` (05) and
-`train_vae` (08)."""
+`train_vae` (08), made fast as in chapter 14, on one device or on several.
+
+The switches of speed are the same in all three; none of them is a setting that shapes the result:
+
+precision: "float32", "bfloat16" or "float16"; None: what suits the device, see `fast.precision`.
+channels_last: memory layout of the nets; faster convolutions, the same function.
+fused: Adam in one kernel. compile: torch.compile of the nets; slow to start.
+graph: one CUDA graph for the whole step, see `fast.Graphed`; None: where it pays.
+sync_batch_norm: with several processes, BatchNorm over the global batch instead of each one's part;
+    then N processes take the step that one would. batch_size always is the global one.
+tracker: "tensorboard" or "wandb", see `run.Run`.
+"""
 
 import copy
 import json
@@ -7,7 +18,7 @@ import json
 import torch
 import torch.nn.functional as F
 
-from gencourse import losses, runtime
+from gencourse import fast, losses, ranks, runtime
 from gencourse.checkpoint import write_atomically
 from gencourse.run import Run
 
@@ -46,11 +57,28 @@ def gradient_norm(model):
     """Length of the gradient that the last `backward` left in a model's weights.
 
     Returns: scalar tensor, √(Σ g²) over all weights, on their device (nothing waits for it), for
-    a loop of your own: `run.log(d_loss=d_loss, …, d_grad=gradient_norm(D))`. Never infinite: it is
-    for the loss, not for a square that overflows, to end a run.
+    a loop of your own: `run.log(d_loss=d_loss, …, d_grad=gradient_norm(D))`. Never infinite
+    or NaN: it is for the loss, not for a square that overflows, to end a run.
     """
+    most = torch.finfo(torch.float32).max
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients).clamp(max=torch.finfo(torch.float32).max)
+    return torch.nn.utils.get_total_norm(gradients).clamp(max=most).nan_to_num(nan=most)
+
+
+def descend(loss, model, optimizer, scaler):
+    """One step of an optimizer down the gradient of a loss, which all processes share.
+
+    model: what the optimizer trains. scaler: fast.Scaler; the caller calls its `update`, once a
+        step.
+    Returns: the gradient's length before the step, see `gradient_norm`.
+    """
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    ranks.average_gradients(model)
+    scaler.unscale_(optimizer)
+    length = gradient_norm(model)
+    scaler.step(optimizer)
+    return length
 
 
 def active_units(mu):
@@ -71,10 +99,13 @@ def learning_rate(step, total, peak):
 
 
 def set_learning_rate(rate, *optimizers):
-    """Set the rate of every parameter group of the optimizers."""
+    """Set the rate of every parameter group of the optimizers, in place where it is a tensor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 def train_gan(
@@ -91,7 +122,13 @@ def train_gan(
     out=None,
     sample_every=500,
     checkpoint_every=500,
+    precision=None,
     channels_last=True,
+    fused=True,
+    compile=False,
+    graph=None,
+    sync_batch_norm=True,
+    tracker=None,
     progress=True,
     fresh=False,
 ):
@@ -102,23 +139,51 @@ def train_gan(
     lr: peak of `learning_rate` for both; betas: Adam's; ema_decay: see EMA.
     seed: of everything random in the loop (the weights were drawn before, by the caller).
     out: folder; the same call continues it, or returns at once when it is finished.
-    channels_last: memory layout; faster convolutions, the same function.
+    precision … tracker: see the top of this file.
     Returns: (averaged generator in eval mode, history as a dict of lists: d_loss, g_loss [nats];
         d_real, d_fake, the means of D(x) and D(G(z)); d_grad, g_grad, see `gradient_norm`).
     Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
     """
-    device = runtime.device()
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    G = generator.to(device, memory_format=layout).train()
-    D = discriminator.to(device, memory_format=layout).train()
+    device, dtype = runtime.device(), fast.precision(precision)
+    G, D = prepared([generator, discriminator], channels_last, compile, sync_batch_norm)
     ema = EMA(G, ema_decay)
-    g_opt = torch.optim.Adam(G.parameters(), lr=lr, betas=betas, fused=True)
-    d_opt = torch.optim.Adam(D.parameters(), lr=lr, betas=betas, fused=True)
+    g_opt = torch.optim.Adam(G.parameters(), lr=lr, betas=betas, fused=fused)
+    d_opt = torch.optim.Adam(D.parameters(), lr=lr, betas=betas, fused=fused)
+    scaler = fast.Scaler(device, dtype)
     noise = fixed_noise(64, G.z_dim, seed)
     settings = {
         **_describe(images, generator=G, discriminator=D),
         **{"lr": lr, "betas": betas, "ema_decay": ema_decay, "seed": seed},
     }
+
+    def step(x_real, z):
+        """One step of both nets, on this process's part of the batch."""
+        with fast.autocast(device, dtype):
+            x_fake = G(z)
+            # Two passes of D, so that BatchNorm sees one kind at a time.
+            real_logits, fake_logits = fast.widen(D(x_real)), fast.widen(D(x_fake.detach()))
+
+        # D: tell real from generated.
+        d_loss = losses.discriminator_loss(real_logits, fake_logits)
+        d_grad = descend(d_loss, D, d_opt, scaler)
+
+        # G: be taken for real. D's weights need no gradient here, which saves a third of D.
+        D.requires_grad_(False)
+        with fast.autocast(device, dtype):
+            g_logits = fast.widen(D(x_fake))
+        g_loss = losses.generator_loss(g_logits)
+        g_grad = descend(g_loss, G, g_opt, scaler)
+        D.requires_grad_(True)
+
+        scaler.update()
+        return {
+            "d_loss": d_loss.detach(),
+            "g_loss": g_loss.detach(),
+            "d_real": torch.sigmoid(real_logits.detach()).mean(),
+            "d_fake": torch.sigmoid(fake_logits.detach()).mean(),
+            "d_grad": d_grad,
+            "g_grad": g_grad,
+        }
 
     runtime.seed_everything(seed)
     with Run(
@@ -130,39 +195,20 @@ def train_gan(
         real=_some(images),
         checkpoint_every=checkpoint_every,
         progress=progress,
+        tracker=tracker,
         fresh=fresh,
         **{"generator": G, "discriminator": D, "ema": ema, "g_opt": g_opt, "d_opt": d_opt},
+        scaler=scaler,
     ) as run:
-        for step in run.steps(steps):
-            set_learning_rate(learning_rate(step, steps, lr), g_opt, d_opt)
-            x_real = images.batch(step, batch_size)
-            x_fake = G(torch.randn(batch_size, G.z_dim, device=device))
-
-            # D: tell real from generated. Two passes, so that BatchNorm sees one kind at a time.
-            real_logits, fake_logits = D(x_real), D(x_fake.detach())
-            d_loss = losses.discriminator_loss(real_logits, fake_logits)
-            d_opt.zero_grad()
-            d_loss.backward()
-            d_opt.step()
-
-            # G: be taken for real. D's weights need no gradient here, which saves a third of D.
-            D.requires_grad_(False)
-            g_loss = losses.generator_loss(D(x_fake))
-            g_opt.zero_grad()
-            g_loss.backward()
-            g_opt.step()
-            D.requires_grad_(True)
-
+        step = maybe_graphed(step, graph, g_opt, d_opt)
+        for number in run.steps(steps):
+            set_learning_rate(learning_rate(number, steps, lr), g_opt, d_opt)
+            x_real = images.images(ranks.part(images.indices(number, batch_size)))
+            z = ranks.part(torch.randn(batch_size, G.z_dim, device=device))
+            row = step(x_real, z)
             ema.update()
-            run.log(
-                d_loss=d_loss,
-                g_loss=g_loss,
-                d_real=torch.sigmoid(real_logits.detach()).mean(),
-                d_fake=torch.sigmoid(fake_logits.detach()).mean(),
-                d_grad=gradient_norm(D),
-                g_grad=gradient_norm(G),
-            )
-    if out is not None:
+            run.log(**ranks.mean(row))
+    if out is not None and ranks.is_main():
         save_weights(run.folder / "generator.safetensors", ema.model, run.settings)
     return ema.model, run.history
 
@@ -179,7 +225,13 @@ def train_vae(
     out=None,
     sample_every=500,
     checkpoint_every=500,
+    precision=None,
     channels_last=True,
+    fused=True,
+    compile=False,
+    graph=None,
+    sync_batch_norm=True,
+    tracker=None,
     progress=True,
     fresh=False,
 ):
@@ -187,17 +239,33 @@ def train_vae(
 
     images: data.Images; vae: as nets.VAE, trained in place on runtime.device().
     lr: peak of `learning_rate`; beta: weight of the KL term, 1 for the ELBO.
-    seed, out, channels_last: as for `train_gan`.
+    seed, out, precision … tracker: as for `train_gan`.
     Returns: history, a dict of lists with loss, nll and kl [nats per image]; active, see
         `active_units`; grad, see `gradient_norm`.
     Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
     """
-    device = runtime.device()
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    vae.to(device, memory_format=layout).train()
-    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+    device, dtype = runtime.device(), fast.precision(precision)
+    (vae,) = prepared([vae], channels_last, compile, sync_batch_norm)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=fused)
+    scaler = fast.Scaler(device, dtype)
     noise = fixed_noise(64, vae.z_dim, seed)
     settings = {**_describe(images, vae=vae), "lr": lr, "beta": beta, "seed": seed}
+
+    def step(x, noise):
+        """One step of the VAE, on this process's part of the batch."""
+        with fast.autocast(device, dtype):
+            logits, mu, logvar = (fast.widen(t) for t in vae(x, noise))
+        nll = losses.bernoulli_nll(logits, (x + 1) / 2)
+        loss = losses.negative_elbo(nll, mu, logvar, beta)
+        grad = descend(loss, vae, optimizer, scaler)
+        scaler.update()
+        return {
+            "loss": loss.detach(),
+            "nll": nll.detach(),
+            "kl": losses.kl_to_standard_normal(mu.detach(), logvar.detach()).mean(),
+            "active": active_units(mu),
+            "grad": grad,
+        }
 
     runtime.seed_everything(seed)
     with Run(
@@ -209,27 +277,18 @@ def train_vae(
         real=_some(images),
         checkpoint_every=checkpoint_every,
         progress=progress,
+        tracker=tracker,
         fresh=fresh,
-        **{"vae": vae, "optimizer": optimizer},
+        **{"vae": vae, "optimizer": optimizer, "scaler": scaler},
     ) as run:
-        for step in run.steps(steps):
-            set_learning_rate(learning_rate(step, steps, lr), optimizer)
-            x = images.batch(step, batch_size)
-            logits, mu, logvar = vae(x)
-            nll = losses.bernoulli_nll(logits, (x + 1) / 2)
-            loss = losses.negative_elbo(nll, mu, logvar, beta)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(
-                loss=loss,
-                nll=nll,
-                kl=losses.kl_to_standard_normal(mu.detach(), logvar.detach()).mean(),
-                active=active_units(mu),
-                grad=gradient_norm(vae),
-            )
+        step = maybe_graphed(step, graph, optimizer)
+        for number in run.steps(steps):
+            set_learning_rate(learning_rate(number, steps, lr), optimizer)
+            x = images.images(ranks.part(images.indices(number, batch_size)))
+            drawn = ranks.part(torch.randn(batch_size, vae.z_dim, device=device))
+            run.log(**ranks.mean(step(x, drawn)))
     vae.eval()
-    if out is not None:
+    if out is not None and ranks.is_main():
         save_weights(run.folder / "vae.safetensors", vae, run.settings)
     return run.history
 
@@ -246,7 +305,13 @@ def train_classifier(
     out=None,
     test_images=None,
     checkpoint_every=500,
+    precision=None,
     channels_last=True,
+    fused=True,
+    compile=False,
+    graph=None,
+    sync_batch_norm=True,
+    tracker=None,
     progress=True,
     fresh=False,
 ):
@@ -256,7 +321,7 @@ def train_classifier(
         runtime.device() and left in eval mode.
     lr: peak of `learning_rate`; shift: pixels that a picture is moved by, at most, see `shifted`.
     test_images: data.Images whose accuracy is written beside the weights; never trained on.
-    seed, out, channels_last: as for `train_gan`.
+    seed, out, precision … tracker: as for `train_gan`.
     Returns: history, a dict of lists with loss [nats per image] and accuracy (of the batch).
     Raises: runtime.UserError (also if the pictures have no classes to tell apart),
         checkpoint.WriteError as `Run` does.
@@ -266,13 +331,22 @@ def train_classifier(
             f"{images.name} has no classes to tell apart: a classifier needs labelled pictures, "
             "in a folder of yours one subfolder for each class."
         )
-    device = runtime.device()
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    classifier.to(device, memory_format=layout).train()
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.01, fused=True)
+    device, dtype = runtime.device(), fast.precision(precision)
+    (classifier,) = prepared([classifier], channels_last, compile, sync_batch_norm)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.01, fused=fused)
+    scaler = fast.Scaler(device, dtype)
     settings = {**_describe(images, classifier=classifier), "lr": lr, "shift": shift, "seed": seed}
     if hasattr(classifier, "arguments"):
         settings["arguments"] = classifier.arguments
+
+    def step(x, labels):
+        """One step of the classifier, on this process's part of the batch."""
+        with fast.autocast(device, dtype):
+            logits = fast.widen(classifier(x))
+        loss = F.cross_entropy(logits, labels)
+        descend(loss, classifier, optimizer, scaler)
+        scaler.update()
+        return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
 
     runtime.seed_everything(seed)
     with Run(
@@ -281,21 +355,19 @@ def train_classifier(
         batch_size=batch_size,
         checkpoint_every=checkpoint_every,
         progress=progress,
+        tracker=tracker,
         fresh=fresh,
-        **{"classifier": classifier, "optimizer": optimizer},
+        **{"classifier": classifier, "optimizer": optimizer, "scaler": scaler},
     ) as run:
-        for step in run.steps(steps):
-            set_learning_rate(learning_rate(step, steps, lr), optimizer)
-            x = shifted(images.batch(step, batch_size), shift)
-            labels = images.labels[images.indices(step, batch_size)].to(device)
-            logits = classifier(x)
-            loss = F.cross_entropy(logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
+        step = maybe_graphed(step, graph, optimizer)
+        for number in run.steps(steps):
+            set_learning_rate(learning_rate(number, steps, lr), optimizer)
+            indices = ranks.part(images.indices(number, batch_size))
+            x = shifted(images.images(indices), shift)
+            row = step(x, images.labels[indices].to(device))
+            run.log(**ranks.mean(row))
     classifier.eval()
-    if out is not None:
+    if out is not None and ranks.is_main():
         save_classifier(run.folder / "classifier.safetensors", classifier, run, test_images)
     return run.history
 
@@ -342,6 +414,31 @@ def shifted(x, most):
     columns = (torch.arange(w, device=x.device) + columns).clamp(0, w - 1)  # (B, W)
     pictures = torch.arange(b, device=x.device)[:, None, None]
     return x.movedim(1, -1)[pictures, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def prepared(models, channels_last=True, compile=False, sync_batch_norm=True):
+    """Models on `runtime.device()`, equal in all processes and in training mode; see the top."""
+    ranks.start()
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    models = [m.to(runtime.device(), memory_format=layout).train() for m in models]
+    ranks.copy_from_main(*models)
+    if sync_batch_norm:
+        models = [ranks.synchronised(m) for m in models]
+    if compile:
+        for model in models:
+            model.compile()  # in place: the names of the weights stay what they were
+    return models
+
+
+def maybe_graphed(step, graph, *optimizers):
+    """The step itself, or as a CUDA graph; to be called when a run's checkpoint has been loaded."""
+    if graph is None:
+        graph = fast.graph_pays(runtime.device(), ranks.world())
+    if graph and runtime.device().type != "cuda":
+        raise runtime.UserError("CUDA graphs need a CUDA device: leave graph out, or say False.")
+    for optimizer in optimizers:
+        fast.prepare_optimizer(optimizer, graph)
+    return fast.Graphed(step) if graph else step
 
 
 def _some(images):

@@ -1,0 +1,114 @@
+"""What makes a step fast and changes nothing else: precision, and one CUDA graph for all of it."""
+
+import torch
+
+from gencourse import runtime
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def precision(name=None, device=None):
+    """The number format of convolutions and matrix products; weights always stay float32.
+
+    name: "float32", "bfloat16", "float16", or None for what suits the device: float32, and on CUDA
+        bfloat16 where the hardware has it (compute capability 8 and above), else float16.
+        `torch.cuda.is_bf16_supported()` also counts slow emulation, so it is not asked.
+    device: torch.device, default `runtime.device()`. Returns: torch.dtype.
+    Raises: UserError for another name.
+    """
+    device = device or runtime.device()
+    if name is None:
+        if device.type != "cuda":
+            return torch.float32
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.bfloat16 if native else torch.float16
+    if name not in PRECISIONS:
+        raise runtime.UserError(
+            f"There is no precision {name!r}; choose one of {', '.join(PRECISIONS)}."
+        )
+    return getattr(torch, name)
+
+
+def autocast(device, dtype):
+    """A context in which convolutions and matrix products are computed in `dtype`.
+
+    What is fragile in few bits (softplus, sums of a loss) belongs outside it, on `widen`ed values.
+    Source: Micikevicius et al. 2018, arXiv:1710.03740.
+    """
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def widen(tensor):
+    """A tensor in float32, or as it is where it has more digits."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class Scaler(torch.amp.GradScaler):
+    """torch's GradScaler for float16, whose small gradients would else become 0; inert otherwise.
+
+    A checkpoint of another precision holds no state for it: then it starts anew.
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+    """
+
+    def __init__(self, device, dtype):
+        super().__init__(device.type, enabled=dtype == torch.float16)
+
+    def load_state_dict(self, state):
+        if state:
+            super().load_state_dict(state)
+
+
+class Graphed:
+    """A training step as one CUDA graph: hundreds of small launches become one.
+
+    step: function of tensors → dict of scalar tensors, whose work may depend on the tensors'
+        values but not on Python numbers that change: what is captured once is replayed as it was.
+        Shapes must stay the same, nothing in it may wait for the device, and its optimizers need
+        `prepare_optimizer(…, graph=True)`.
+    warm_up: the first so many calls run it plainly (they are steps like all others), on a stream of
+        their own, so that every library has set itself up before the capture.
+    """
+
+    def __init__(self, step, warm_up=3):
+        self.step, self.warm_up, self.graph = step, warm_up, None
+
+    def __call__(self, *inputs):
+        if self.warm_up > 0:
+            self.warm_up -= 1
+            stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                row = self.step(*inputs)
+            current.wait_stream(stream)
+            return row
+        if self.graph is None:
+            self._capture(inputs)
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        values = self.values.clone()  # the next replay writes into the same memory
+        return dict(zip(self.names, values.unbind(), strict=True))
+
+    def _capture(self, inputs):
+        """Record the step's kernels; nothing is computed, so no step is taken."""
+        self.inputs = [x.clone() for x in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            row = self.step(*self.inputs)
+            self.names, self.values = list(row), torch.stack([v.float() for v in row.values()])
+
+
+def graph_pays(device, processes=1):
+    """Whether a step is captured by default: on CUDA, in a single process."""
+    return device.type == "cuda" and processes == 1
+
+
+def prepare_optimizer(optimizer, graph):
+    """Make an Adam fit for a CUDA graph, or not: its rate then is a tensor, which a graph re-reads.
+
+    To be called after a checkpoint was loaded, which brings the saved settings with it.
+    """
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if graph else rate
+        group["capturable"] = graph

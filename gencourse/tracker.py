@@ -1,0 +1,63 @@
+"""A run's numbers and pictures in TensorBoard or Weights & Biases, by Accelerate's trackers."""
+
+import hashlib
+import importlib.util
+
+import numpy as np
+
+from gencourse import runtime
+
+TRACKERS = ("tensorboard", "wandb")
+
+
+class Tracker:
+    """Accelerate's tracker of one run, in the run's folder.
+
+    name: "tensorboard" (in FOLDER/tensorboard; look with `tensorboard --logdir runs`), or "wandb"
+        (in FOLDER/wandb; the run's name is the folder's). settings: dict, shown beside the run.
+    step: where the run goes on from, 0 for a new one; TensorBoard then drops what is beyond.
+    Raises: UserError for another name, or where the package is missing.
+    """
+
+    def __init__(self, name, folder, settings, step=0):
+        check(name)
+        from accelerate import PartialState, tracking
+
+        PartialState()  # its trackers ask it who the main process is
+        if name == "tensorboard":
+            self.engine = tracking.TensorBoardTracker(
+                "tensorboard", logging_dir=folder, purge_step=step + 1 if step else None
+            )
+            self._picture = {"dataformats": "NHWC"}
+        else:
+            # An id of the folder's own: a run that goes on is the same run.
+            code = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+            self.engine = tracking.WandBTracker(
+                "gencourse", dir=str(folder), name=folder.name, id=code, resume="allow"
+            )
+            self._picture = {}
+        if step == 0:
+            plain = {k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()}
+            self.engine.store_init_configuration(plain)
+
+    def log(self, values, step):
+        """values: dict name → number."""
+        self.engine.log(values, step=step)
+
+    def log_sheet(self, sheet, step):
+        """sheet: (H, W, 3) uint8, a grid of samples."""
+        self.engine.log_images({"samples": np.asarray(sheet)[None]}, step=step, **self._picture)
+
+    def finish(self):
+        self.engine.finish()
+
+
+def check(name):
+    """Raise UserError if there is no such tracker, or if its package is missing."""
+    if name not in TRACKERS:
+        raise runtime.UserError(f"There is no tracker {name!r}; choose {' or '.join(TRACKERS)}.")
+    if importlib.util.find_spec(name) is None:
+        raise runtime.UserError(
+            f"The tracker {name} needs the package {name}: run `pip install {name}` "
+            f"(or `uv add {name}`), or leave the tracker out."
+        )
