@@ -15,7 +15,7 @@ mended_stopwatch = Exercise(
     "mended_stopwatch",
     level="warm-up",
     minutes=15,
-    tests="slow first calls, work that still waits, a hiccup, short and long calls; to the µs.",
+    tests="slow first calls, work that already waits, a hiccup; short and long calls.",
     hint="Make a table of who does what when: your program, and the device that it only asks.",
     rtol=1e-6,
     atol=1e-9,
@@ -307,8 +307,8 @@ def arithmetic_only(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
 
 # --- 14.3 -----------------------------------------------------------------------------------------
 
-scaled_step = Exercise(
-    "scaled_step",
+float16_step = Exercise(
+    "float16_step",
     level="core",
     minutes=30,
     tests="ordinary and tiny gradients, some that overflow to inf, in one tensor only, and nan.",
@@ -317,7 +317,7 @@ scaled_step = Exercise(
 )
 
 
-@scaled_step.cases
+@float16_step.cases
 def losses(rng):
     """Linear models with two inputs; `size` makes gradients small, `reach` the second's large."""
     found = []
@@ -360,13 +360,13 @@ def kept_or_taken(weights, new, good, scale):
     return (new, scale) if good else ([w.clone() for w in weights], scale / 2)
 
 
-@scaled_step.reference
+@float16_step.reference
 def with_a_scale(weights, loss_of, scale, lr):
     new, _, good = scaled(weights, loss_of, scale, lr)
     return kept_or_taken(weights, new, good, scale)
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "Nothing is scaled while the gradients are computed: those below 6·10⁻⁸ are 0 by then, and no "
     "factor brings them back. The *loss* is multiplied, before the backward pass."
 )
@@ -375,7 +375,7 @@ def too_late(weights, loss_of, scale, lr):
     return kept_or_taken(weights, new, good, scale)
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "The gradients are `scale` times too large: divide by it before the weights move."
 )
 def not_unscaled(weights, loss_of, scale, lr):
@@ -383,7 +383,7 @@ def not_unscaled(weights, loss_of, scale, lr):
     return kept_or_taken(weights, new, good, scale)
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "You divide by the scale while the gradients are still float16: the small ones become 0 again. "
     "First `float()`, then divide."
 )
@@ -392,7 +392,7 @@ def unscaled_in_half(weights, loss_of, scale, lr):
     return kept_or_taken(weights, new, good, scale)
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "A gradient of inf or nan is taken as a step, and the weights are lost for good. Look before "
     "you step."
 )
@@ -401,19 +401,19 @@ def stepped_anyway(weights, loss_of, scale, lr):
     return new, scale if good else scale / 2
 
 
-@scaled_step.wrong("You look for nan only: an overflow is inf at first. `isfinite` sees both.")
+@float16_step.wrong("You look for nan only: an overflow is inf at first. `isfinite` sees both.")
 def only_nan_seen(weights, loss_of, scale, lr):
     new, found, _ = scaled(weights, loss_of, scale, lr)
     return kept_or_taken(weights, new, not any(g.isnan().any() for g in found), scale)
 
 
-@scaled_step.wrong("You look for inf only: inf − inf is nan. `isfinite` sees both.")
+@float16_step.wrong("You look for inf only: inf − inf is nan. `isfinite` sees both.")
 def only_inf_seen(weights, loss_of, scale, lr):
     new, found, _ = scaled(weights, loss_of, scale, lr)
     return kept_or_taken(weights, new, not any(g.isinf().any() for g in found), scale)
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "Gradients that aren't finite become 0, and the rest of the step is taken: a step in a "
     "direction that is not the gradient's. Skip the whole step."
 )
@@ -423,7 +423,7 @@ def zeroed(weights, loss_of, scale, lr):
     return new, scale if good else scale / 2
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "Only the tensor that overflowed is skipped; the others move. A step is one for all weights: "
     "skip it, or take it."
 )
@@ -433,7 +433,7 @@ def tensor_by_tensor(weights, loss_of, scale, lr):
     return [b if g.isfinite().all() else a for a, b, g in pairs], scale if good else scale / 2
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "The weights are right. After a skipped step the scale stays as it was: the next step would "
     "overflow again, and so for ever. Halve it."
 )
@@ -441,13 +441,13 @@ def scale_kept(weights, loss_of, scale, lr):
     return with_a_scale(weights, loss_of, scale, lr)[0], scale
 
 
-@scaled_step.wrong("The weights are right. After an overflow the scale must become *smaller*.")
+@float16_step.wrong("The weights are right. After an overflow the scale must become *smaller*.")
 def scale_doubled(weights, loss_of, scale, lr):
     new, lower = with_a_scale(weights, loss_of, scale, lr)
     return new, scale if lower == scale else 2 * scale
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "The new weights start from the rounded ones. float16 has steps of 2⁻¹¹ of a weight: whatever "
     "is smaller gets lost. The float32 weights are the ones that move."
 )
@@ -456,7 +456,7 @@ def rounded_weights(weights, loss_of, scale, lr):
     return kept_or_taken(weights, new, good, scale)
 
 
-@scaled_step.wrong(
+@float16_step.wrong(
     "You give `loss_of` the float32 weights, so nothing is computed in float16, and nothing gets "
     "faster. It wants copies: `w.half()`."
 )
@@ -465,7 +465,7 @@ def never_in_half(weights, loss_of, scale, lr):
     return kept_or_taken(weights, new, good, scale)
 
 
-@scaled_step.wrong("The step goes uphill: the rate times the gradient is taken *off* the weights.")
+@float16_step.wrong("The step goes uphill: the rate times the gradient is taken *off* the weights.")
 def uphill(weights, loss_of, scale, lr):
     new, _, good = scaled(weights, loss_of, scale, -lr)
     return kept_or_taken(weights, new, good, scale)
@@ -477,7 +477,7 @@ rank_rows = Exercise(
     "rank_rows",
     level="warm-up",
     minutes=10,
-    tests="all ranks together, step by step, for 1 to 5 processes, also where W doesn't divide B.",
+    tests="all ranks together, step by step, for 1 to 5 processes, also where N doesn't divide B.",
     hint="First the rows of the global batch, as one process would take them; then cut those.",
 )
 
@@ -500,14 +500,14 @@ def cut_the_batch(order, step, batch_size, rank, world):
 
 
 @rank_rows.wrong(
-    "Every rank gets the whole batch: W processes compute the same gradient, and nothing is gained."
+    "Every rank gets the whole batch: N processes compute the same gradient, and nothing is gained."
 )
 def whole_batch(order, step, batch_size, rank, world):
     return order[step * batch_size : (step + 1) * batch_size]
 
 
 @rank_rows.wrong(
-    "Each rank takes `batch_size` pictures, so a step uses W times as many: another training, and "
+    "Each rank takes `batch_size` pictures, so a step uses N times as many: another training, and "
     "one that needs another learning rate. `batch_size` is that of all ranks together."
 )
 def batch_of_its_own(order, step, batch_size, rank, world):
@@ -526,7 +526,7 @@ def own_part_of_the_epoch(order, step, batch_size, rank, world):
 
 
 @rank_rows.wrong(
-    "Every W-th of the whole order, cut into batches of B // W: right where W divides B; where it "
+    "Every N-th of the whole order, cut into batches of B // N: right where N divides B; where it "
     "doesn't, the steps fall behind those of one process."
 )
 def every_wth_of_the_order(order, step, batch_size, rank, world):
@@ -541,7 +541,7 @@ def counted_from_one(order, step, batch_size, rank, world):
 
 
 @rank_rows.wrong(
-    "Where W doesn't divide B, the last pictures of the batch are used by nobody, so the batch is "
+    "Where N doesn't divide B, the last pictures of the batch are used by nobody, so the batch is "
     "not that of one process."
 )
 def remainder_lost(order, step, batch_size, rank, world):

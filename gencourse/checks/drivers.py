@@ -425,7 +425,7 @@ def conv_floor(answer, case):
     return _numbers(answer(*case.values()))
 
 
-def scaled_step(answer, case):
+def float16_step(answer, case):
     """What becomes of the weights and the scale, with the loss of a linear model in float16."""
 
     def loss_of(low):
