@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# %%
 from gencourse import data, fast, losses, nets, plot, runtime, train, widgets
 
 # %%
@@ -71,7 +72,7 @@ images = data.load(DATA)
 CHANNELS, SIZE, _ = images.shape
 PIXELS = images.x.cpu()  # uint8 (N, C, H, W)
 
-
+# %%
 class Pictures(Dataset):
     """One picture at a time: bytes → PIL → floats in [0, 1] → floats in [-1, 1]."""
 
@@ -125,7 +126,7 @@ def new_pair(layout=torch.contiguous_format):
     D = nets.DCGANDiscriminator(SIZE, CHANNELS, WIDTH)
     return [net.to(DEVICE, memory_format=layout) for net in (G, D)]
 
-
+# %%
 def make(step=plain_step, batches=loaded, fused=False, layout=torch.contiguous_format, **more):
     G, D = new_pair(layout)
     g_opt, d_opt = (
@@ -153,7 +154,7 @@ def rough_rate(function, steps):
     function()
     return steps * BATCH / (time.perf_counter() - began)
 
-
+# %%
 few = runtime.budget(smoke=2, cpu=20, gpu=200)
 plain = make()
 rough = {
@@ -195,7 +196,7 @@ def seconds_of(function):
     wait()
     return time.perf_counter() - began
 
-
+# %%
 one_step = make()
 singles = [seconds_of(one_step) for _ in range(runtime.budget(smoke=8, cpu=40, gpu=40))]
 
@@ -237,7 +238,7 @@ def stopwatch(rivals, rounds=ROUNDS, warm_up=2):
                 seconds[name].append(taken)
     return seconds
 
-
+# %%
 def several(step):
     return lambda: [step() for _ in range(PER_TURN)]
 
@@ -255,7 +256,7 @@ def compare(before, after):
     ratios = [b / a for b, a in zip(seconds["before"], seconds["after"], strict=True)]
     return quantiles(ratios, n=4), median(seconds["after"]) / PER_TURN, ratios
 
-
+# %%
 (low, middle, high), _, ratios = compare(make(), make())
 print(f"single turns: {min(ratios):.3f} to {max(ratios):.3f} times as fast as itself")
 print(f"all turns: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
@@ -273,7 +274,7 @@ kept = {}  # arguments of `make`
 seconds = [seconds_of(several(one_step)) / PER_TURN for _ in range(ROUNDS)]
 ladder = [{"name": "as first written", "rate": BATCH / median(seconds), "gain": 1.0, "kept": True}]
 
-
+# %%
 def trial(name, **change):
     (low, gain, high), _, _ = compare(make(**kept), make(**{**kept, **change}))
     base = [bar for bar in ladder if bar["kept"]][-1]["rate"]
@@ -325,7 +326,7 @@ activities = [ProfilerActivity.CPU]
 if DEVICE.type == "cuda":
     activities.append(ProfilerActivity.CUDA)
 
-
+# %%
 def profiled(step, times=3):
     with profile(activities=activities) as found:
         for _ in range(times):
@@ -339,7 +340,7 @@ def self_ms(row, times):
     where = "self_device_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
     return getattr(row, where) / 1e3 / times
 
-
+# %%
 averages, times = profiled(one_step)
 rows = sorted(averages, key=lambda row: -self_ms(row, times))
 total = sum(self_ms(row, times) for row in rows)
@@ -428,7 +429,7 @@ def passes(net, first):
         return 1, 0 if first else 1, 1  # z needs no gradient
     return 3, 1 if first else 3, 2  # D: real, fake, and G's turn, where D's weights are frozen
 
-
+# %%
 def moved(layer, x, y, forward, inputs, weights, backward):
     """Numbers that must travel between memory and processor in one step."""
     if isinstance(layer, nn.Flatten | nn.Unflatten):
@@ -490,7 +491,7 @@ def matmul_rate(dtype):
     taken = stopwatch({"product": lambda: a @ b})["product"]
     return 2 * SIDE**3 / median(taken)  # FLOP/s
 
-
+# %%
 def copy_rate():
     a = torch.randn(LARGE, device=DEVICE)
     b = torch.empty_like(a)
@@ -522,7 +523,7 @@ def layer_dots(net, x):
             x = y
     return dots
 
-
+# %%
 G, D = new_pair()
 dots = {
     "G": layer_dots(G, torch.randn(BATCH, Z_DIM, device=DEVICE)),
@@ -534,7 +535,7 @@ def roof(ax, pi, beta, colour="0.2", label=None):
     intensity = torch.logspace(-1.5, 3.5, 60)
     ax.loglog(intensity, (beta * intensity).clamp(max=pi) / 1e9, color=colour, label=label)
 
-
+# %%
 fig, ax = plt.subplots(figsize=(6, 3.6))
 roof(ax, PI, BETA, label="roof: memory, then arithmetic")
 for name, colour in (("G", plot.FAKE), ("D", plot.THIRD)):
@@ -564,7 +565,7 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 def floor(rows, pi, beta, number_bytes=4):
     return sum(max(r["flops"] / pi, number_bytes * r["moved"] / beta) for r in rows)
 
-
+# %%
 FLOOR = floor(step_rows, PI, BETA)
 together = max(F_STEP / PI, M_STEP / BETA)  # if one layer's traffic hid behind another's sums
 now = BATCH / ladder[0]["rate"]
@@ -590,7 +591,7 @@ MACHINES = {  # FLOP/s in float32 and in 16 bits, bytes/s
     "here": (PI, matmul_rate(torch.bfloat16), BETA),
 }
 
-
+# %%
 def explore_roofline(machine, precision, size, log2_batch, log2_width):
     pi32, pi16, beta = MACHINES[machine]
     pi, number_bytes = (pi32, 4) if precision == "float32" else (pi16, 2)
@@ -686,7 +687,7 @@ def step(x_real, G, D, g_opt, d_opt, once=False, freeze=False, item=True, dtype=
     D.requires_grad_(True)
     return (d_loss.item(), g_loss.item()) if item else (d_loss.detach(), g_loss.detach())
 
-
+# %%
 kept["step"] = step  # with all switches off it is `plain_step`; the checkpoint proves it
 
 # %%
@@ -824,7 +825,7 @@ def loss_curves(steps=STEPS, **arguments):
             history[name].append(value)
     return {name: [float(v) for v in values] for name, values in history.items()}, loop.nets
 
-
+# %%
 lean = {"step": step, "batches": on_device, "once": True, "freeze": True, "item": False,
         "fused": True}  # fmt: skip
 full, (G, D) = loss_curves(**lean)
@@ -840,7 +841,7 @@ def two_curves(first, second, names, alt):
         ax.legend(fontsize=8)
     plot.show(fig, alt=alt)
 
-
+# %%
 two_curves(full, half, ("float32", "bfloat16"),
            "Losses of D and of G against the step, in float32 and bfloat16: the same at first, "
            "then each wiggles its own way around the same course.")  # fmt: skip
@@ -1054,6 +1055,7 @@ def chain(x):
 
 import shutil
 
+# %%
 if DEVICE.type == "cuda":
     can_compile, why = True, ""
 else:
@@ -1182,7 +1184,7 @@ def gradient(net, loss):
     loss.backward()
     return torch.cat([p.grad.flatten() for p in net.parameters()])
 
-
+# %%
 def sliced_gradient(net, x, ranks_):
     """Mean of the slices' gradients, one slice after the other, in one process."""
     parts = [gradient(net, F.softplus(-net(s)).mean()) for s in x.chunk(ranks_)]
@@ -1201,7 +1203,7 @@ def global_norm(layer, slices):
     scale = (layer.weight * (variance + layer.eps).rsqrt())[:, None, None]
     return [(s - mean) * scale + layer.bias[:, None, None] for s in slices]
 
-
+# %%
 def synchronised_gradient(net, x, ranks_):
     slices = x.chunk(ranks_)
     for layer in net.body:
@@ -1301,7 +1303,7 @@ import sys
 TOGETHER = runtime.budget(smoke=4, cpu=40, gpu=40)
 digits = data.load("digits")
 
-
+# %%
 def start_together(world, steps=TOGETHER):
     folder = runtime.run_folder("14_ranks").resolve()
     shutil.rmtree(folder, ignore_errors=True)
@@ -1324,7 +1326,7 @@ def start_together(world, steps=TOGETHER):
             process.kill()
     return json.loads((folder / "result.json").read_text())
 
-
+# %%
 two = start_together(2)
 
 # %%
@@ -1355,7 +1357,7 @@ def ring_seconds(ranks_, bytes_, bandwidth):
     """At least; the time to start 2(N − 1) messages comes on top."""
     return 2 * (ranks_ - 1) / ranks_ * bytes_ / bandwidth
 
-
+# %%
 LINKS = {  # bytes/s, one way, as the vendors state them
     "NVLink, inside an H100/H200 machine": 450e9,  # 900 GB/s, both ways together
     "InfiniBand NDR, 400 Gb/s": 50e9,
@@ -1402,9 +1404,9 @@ print(f"H200 step at its floor {1e3 * h200:.2f} ms; gradients {big_bytes / 1e6:.
 
 # %% [markdown]
 # The faster the device, the sooner the wire is the limit: compare the Ethernet lines. Strong
-# scaling bends off first, for $2V$ stays while the arithmetic shrinks; and below some slice the launches of
-# 14.6 don't shrink either. Sending while the backward pass still computes (as PyTorch's DDP does)
-# hides a part.
+# scaling bends off first, for $2V$ stays while the arithmetic shrinks; and below some slice the
+# launches of 14.6 don't shrink either. Sending while the backward pass still computes (as PyTorch's
+# DDP does) hides a part.
 #
 # What the figure hides is the worst price of weak scaling: a batch 64 times larger is *another
 # training*. Goyal et al. (2017) raise the learning rate with the batch and warm it up, and find a
@@ -1450,6 +1452,7 @@ assert sent == 2 * (N - 1) / N * V == ring_seconds(N, V, 1.0)
 # %%
 from gencourse import checkpoint
 
+# %%
 pair = [net.to(memory_format=torch.channels_last) for net in new_pair()]
 opts = [torch.optim.Adam(net.parameters(), fused=True) for net in pair]
 for net, opt in zip(pair, opts, strict=True):
@@ -1489,7 +1492,7 @@ def write_aside(path, content, killed_after):
     if killed_after >= len(content):
         os.replace(aside, path)
 
-
+# %%
 good = checkpoint.paths(folder)[-1].read_bytes()
 for write in (write_in_place, write_aside):
     path = folder / "trial.pt"
@@ -1573,7 +1576,7 @@ curves = {"plain": None, "fast": None}
 def race_plain():
     curves["plain"], _ = loss_curves(FINAL)
 
-
+# %%
 def race_fast():
     low = "bfloat16" if "dtype" in kept else "float32"
     _, curves["fast"] = train.train_gan(
@@ -1581,7 +1584,7 @@ def race_fast():
         precision=low, fused="fused" in kept, channels_last="layout" in kept, progress=False,
     )  # fmt: skip
 
-
+# %%
 taken = stopwatch({"plain": race_plain, "fast": race_fast}, rounds=3, warm_up=0)
 rates = {name: FINAL * BATCH / median(s) for name, s in taken.items()}
 print(f"plain {rates['plain']:,.0f}, train_gan {rates['fast']:,.0f} pictures per second: "
@@ -1710,7 +1713,7 @@ toy_device = ThreadPoolExecutor(max_workers=1)
 queued = []
 calls = itertools.count()
 
-
+# %%
 def device_step():
     seconds = 0.05 if next(calls) == 0 else 0.005
     queued.append(toy_device.submit(time.sleep, seconds))
@@ -1732,7 +1735,7 @@ def claimed(steps, waits):
     wait_for_device()
     return claim
 
-
+# %%
 claims = {
     "first step only": claimed(1, waits=True),
     "does not wait": claimed(20, waits=False),
@@ -1785,14 +1788,14 @@ assert (right - wrong).norm() > 1e-2 * right.norm()  # another function, not rou
 #
 # - Wait for the device, leave out the warm-up, take turns, report medians with quartiles; race the
 #   loop against itself to know the noise.
-# - A layer takes at least the larger of FLOPs / rate and bytes / bandwidth. The sum over the layers
-#   is the floor: it says whether to look for less work, less traffic or fewer launches.
-# - Leave out what nobody uses (a second pass, D's gradients in G's turn, waiting), and prove that
-#   the gradients stay the same.
+# - A layer takes at least the larger of FLOPs / rate and bytes / bandwidth. The sum over layers is
+#   the floor: should one look for less work, less traffic or fewer launches?
+# - Leave out what nobody uses (a second pass, gradients of frozen weights, waiting), and prove that
+#   nothing changed.
 # - In 16 bits, keep weights, sums and statistics in float32; float16 needs a loss scale, bfloat16
 #   does not.
-# - N ranks are one process if the loss is a mean over pictures. BatchNorm breaks that unless its
-#   statistics are shared; the wire decides how far it pays.
+# - N ranks are one process if the loss is a mean over pictures. BatchNorm must share its statistics
+#   for that; the wire decides how far it pays.
 
 # %% [markdown]
 # ## References
@@ -1809,7 +1812,7 @@ assert (right - wrong).norm() > 1e-2 * right.norm()  # another function, not rou
 
 # %% [markdown]
 # - Patarasu, Yuan 2009, *Bandwidth optimal all-reduce algorithms for clusters of workstations*
-#   (Journal of Parallel and Distributed Computing 69): the ring and its bound. We leave out latency.
+#   (Journal of Parallel and Distributed Computing 69): the ring and its bound. Latency left out.
 # - PyTorch's documentation, *CUDA semantics* (asynchronous execution, CUDA graphs), *Automatic
 #   mixed precision examples*, *Performance tuning guide*, *Distributed data parallel* (notes): the
 #   rules for capture and scaling. We average gradients after the backward pass, DDP during it.
