@@ -158,13 +158,14 @@ def recording_off_in(thread):
             setattr(train, name, function)
 
 
-def cost_of_run(loop, steps, block):
+def cost_of_run(loop, steps, block, subject=run.Run):
     """Seconds per step (one number a block) with `Run` and with the stand-in that only counts.
 
-    loop: function of (stand-in for Run, steps). Blocks in which either is set up don't count.
+    loop: function of the number of steps. subject: Bare measures the noise, one against itself.
+    The first two blocks, in which all is set up, don't count.
     """
     turns = Turns(block)
-    classes = {"run": turns.wrapped(run.Run, "run"), "bare": turns.wrapped(Bare, "bare")}
+    classes = {"run": turns.wrapped(subject, "run"), "bare": turns.wrapped(Bare, "bare")}
 
     def choose(*arguments, **options):  # each thread its own
         return classes[threading.current_thread().name](*arguments, **options)
@@ -194,22 +195,26 @@ def empty_log_seconds(steps=20_000):
     value = torch.ones((), device=runtime.device())
     names = ("d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad")
     began = time.perf_counter()
-    with run.Run(batch_size=BATCH) as logger:
+    with run.Run(batch_size=BATCH, checkpoint_every=steps) as logger:
         for _ in logger.steps(steps):
             logger.log(**dict.fromkeys(names, value))
     report.wait()
     return (time.perf_counter() - began) / steps
 
 
-def recording_seconds(width, repeats=200):
-    """Seconds of what train_gan measures for the doctor in one step: two norms and two means."""
-    G, D = (net.to(runtime.device()) for net in dcgan(28, 1, width))
-    D(G(torch.randn(BATCH, G.z_dim, device=runtime.device()))).sum().backward()
-    logits = torch.randn(BATCH, device=runtime.device())
+def recording_seconds(*models, repeats=200):
+    """Seconds of what a step measures for the doctor: lengths of gradients, and two means."""
+    device = runtime.device()
+    for model in models:
+        for weight in model.to(device).parameters():
+            weight.grad = torch.ones_like(weight)
+    logits, mu = torch.randn(BATCH, device=device), torch.randn(BATCH, 24, device=device)
     measured = {
-        "norms": lambda: (train.gradient_norm(D), train.gradient_norm(G)),
-        "means": lambda: [torch.sigmoid(logits.detach()).mean() for _ in range(2)],
+        "lengths": lambda: [train.gradient_norm(model) for model in models],
+        "means of D": lambda: [torch.sigmoid(logits.detach()).mean() for _ in range(2)],
+        "active units": lambda: train.active_units(mu),
     }
+    measured.pop("active units" if len(models) == 2 else "means of D")
     taken = report.interleave(measured, repeats)
     return sum(report.spread(seconds)["median"] for seconds in taken.values())
 
@@ -218,40 +223,40 @@ def cost(arguments):
     """Rows of the part `run`."""
     images = pictures(arguments.data, 28, 1)
     gpu = runtime.device().type == "cuda"
-    cases = {
-        "train_gan, width 16": (gan_loop(images, 16), 16),
-        "train_gan, width 64": (gan_loop(images, 64), 64),
-        "train_vae, width 32": (vae_loop(images, 32), None),
+    vae = nets.VAE(28, 1, width=32)
+    narrow, wide, coder = gan_loop(images, 16), gan_loop(images, 64), vae_loop(images, 32)
+    cases = {  # title → loop, models, blocks, what stands in the place of Run
+        "noise: the stand-in against itself": (narrow, (), 22, Bare),
+        "Run in train_gan, width 16": (narrow, dcgan(28, 1, 16), 22, run.Run),
+        "Run in train_gan, width 64": (wide, dcgan(28, 1, 64), 5, run.Run),
+        "Run in train_vae, width 32": (coder, (vae,), 22, run.Run),
     }
-    logged = empty_log_seconds()
+    with quiet():
+        logged = empty_log_seconds()
     what = "run.log of six scalars and progress, 20,000 empty steps"
     rows = [{"what": what, "unit": "µs", "median": 1e6 * logged}]
-    for title, (loop, width) in cases.items():
-        block, blocks = (200, 22) if gpu else (10, 4 if width == 64 else 22)
+    for title, (loop, models, blocks, subject) in cases.items():
+        block, blocks = (200, 22) if gpu else (10, blocks)
         blocks = max(4, round(blocks * arguments.effort))
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            with_run, bare = cost_of_run(loop, block * blocks + 1, block)
-        pairs = [1 - b / a for a, b in zip(with_run, bare, strict=True)]
-        direct = logged + (recording_seconds(width) if width else 0.0)
+        with quiet():
+            with_run, bare = cost_of_run(loop, block * blocks + 1, block, subject)
+        shares = [100 * (1 - b / a) for a, b in zip(with_run, bare, strict=True)]
         step = report.spread(bare)["median"]
-        rows.append(
-            {
-                "what": f"Run in {title}: share of a step, paired blocks of {block}",
-                "unit": "%",
-                **{k: v if k == "n" else 100 * v for k, v in report.spread(pairs).items()},
-                "step_ms": 1000 * step,
-            }
-        )
-        if width:  # the VAE's recording is another
-            rows.append(
-                {
-                    "what": f"Run in {title}: log, progress and recording timed alone",
-                    "unit": "%",
-                    "median": 100 * direct / step,
-                    "microseconds": 1e6 * direct,
-                }
-            )
+        what = f"{title}: share of a step, paired blocks of {block}"
+        rows.append({"what": what, "unit": "%", **report.spread(shares), "step_ms": 1000 * step})
+        if models:
+            alone = logged + recording_seconds(*models)
+            what = f"{title}: log, progress and recording timed alone"
+            rows.append({"what": what, "unit": "%", "median": 100 * alone / step})
+            rows[-1]["microseconds"] = 1e6 * alone
     return rows
+
+
+@contextlib.contextmanager
+def quiet():
+    """Progress bars are drawn, but nobody sees them."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
 
 
 # Checkpoints --------------------------------------------------------------------------------------

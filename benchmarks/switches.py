@@ -142,7 +142,7 @@ def assert_same_losses(make_model, images, fast_switches, steps=3):
     """The steps here do what the course's loops do, and the plain one learns the same.
 
     Few steps and 1 %: Adam's first ones are as large for a tiny gradient as for any, so rounding
-    grows fast. The rate is constant in the first half of a run, so a run of twice the steps is compared.
+    grows fast. A run of twice the steps is compared: its rate is constant in the first half.
     """
     usual = {k: v for k, v in fast_switches.items() if k not in ("bf16", "compiled")}
     model = make_model()
