@@ -144,7 +144,7 @@ def make(step=plain_step, batches=loaded, fused=False, layout=torch.contiguous_f
 # %% [markdown]
 # ## Where this chapter is heading
 #
-# On the left the loop above, on the right the course's own, `train.train_gan`. They play the same
+# Above, in grey, the loop we have; below the course's own, `train.train_gan`. They play the same
 # game on the same pictures. (Each was run once and short; the first section says why you should not
 # trust such a picture.)
 
@@ -655,7 +655,7 @@ print(f"the explorer draws in {1e3 * (time.perf_counter() - began):.0f} ms")
 # %% [markdown]
 # ## 14.4 Free lunches
 #
-# **Question.** What can be left out without changing a single number? Four candidates in the step:
+# **Question.** What can be left out without changing a single number? Four candidates:
 #
 # 1. G runs twice on the same noise: once is enough;
 # 2. in G's turn autograd computes gradients of D's weights, and `zero_grad` throws them away;
@@ -663,6 +663,8 @@ print(f"the explorer draws in {1e3 * (time.perf_counter() - began):.0f} ms")
 # 4. pictures are converted one at a time, every time they are seen.
 #
 # **Predict:** how much does each give? Sort them before you run the cells.
+#
+# Here is the step with a switch for each of the first three, and one more for section 14.5.
 
 # %%
 def step(x_real, G, D, g_opt, d_opt, once=False, freeze=False, item=True, dtype=torch.float32):
