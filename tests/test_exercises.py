@@ -20,6 +20,7 @@ from gencourse.checks.core import Exercise
 ASSIGNMENTS = [
     *("01_kl_divergence", "02_minimax", "03_convolutions", "04_first_gan", "05_dcgan"),
     *("06_mode_collapse", "07_evaluation", "08_vae", "09_latent_space", "10_gan_vs_vae"),
+    "14_fast_training",
 ]
 STEMS = rules.stems(rules.SOLUTIONS / "text")
 
