@@ -210,6 +210,7 @@ def cases():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=10, help="timed blocks of steps")
+    parser.add_argument("--untimed", action="store_true", help="count; time nothing but the rates")
     arguments = parser.parse_args()
     copy, matmul, rows = copy_rate(), {}, []
     for size, channels, width, batch_size, precision, timed in cases():
@@ -219,7 +220,7 @@ def main():
         images = noise_pictures(size, channels, count=1_024)
         counted = count(images, dcgan(size, channels, width), batch_size, precision)
         measured = None
-        if timed:
+        if timed and not arguments.untimed:
             G, D = dcgan(size, channels, width)
 
             def loop(steps, images=images, nets=(G, D), more=(batch_size, precision)):
