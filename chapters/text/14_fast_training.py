@@ -823,7 +823,7 @@ def loss_curves(steps=STEPS, **arguments):
     for number in range(steps):
         rate = train.learning_rate(number, steps, LR)  # chapter 05's: half constant, then falling
         train.set_learning_rate(rate, *loop.optimizers)
-        for name, value in zip(history, (number, *loop()), strict=True):
+        for name, value in zip(history, (number + 1, *loop()), strict=True):
             history[name].append(value)
     return {name: [float(v) for v in values] for name, values in history.items()}, loop.nets
 
@@ -860,10 +860,12 @@ print(f"first step: d_loss {full['d_loss'][0]:.4f} and {half['d_loss'][0]:.4f}")
 # %% [markdown]
 # **Why GANs are touchy.** When D is sure that a picture is generated, its loss for it is nearly
 # zero, and so is the gradient that flows back (chapter 02). The mean over the batch divides it by
-# $B$ again. We collect all gradients of one step, of weights and of activations, and ask which
-# would be rounded to *zero* in float16.
+# $B$ again. We collect all gradients of one step, of weights and of activations, round them to
+# float16, and ask which are *damaged*: changed by more than one percent. We take the D and G just
+# trained, and a D that has run ahead: it was trained alone for a while.
 #
-# **Predict:** which share? And if we multiply the loss by $S = 2^{16}$ first?
+# **Predict:** which share is damaged? And if we multiply the loss by $S = 2^{12}$ first? By
+# $2^{32}$?
 
 # %%
 def all_gradients(net, loss):
@@ -884,41 +886,66 @@ def all_gradients(net, loss):
     return everything[everything != 0]
 
 # %%
+import copy
+
+ahead = copy.deepcopy(D)
+optimizer = torch.optim.Adam(ahead.parameters(), LR, BETAS)
+for number in range(runtime.budget(smoke=4, cpu=40, gpu=100)):
+    with torch.no_grad():
+        x_fake = G(torch.randn(BATCH, Z_DIM, device=DEVICE))
+    optimizer.zero_grad()
+    losses.discriminator_loss(ahead(images.batch(number, BATCH)), ahead(x_fake)).backward()
+    optimizer.step()
+
+# %%
 x_real, z = images.batch(STEPS, BATCH), torch.randn(BATCH, Z_DIM, device=DEVICE)
 flowing = {
     "D": all_gradients(D, lambda: losses.discriminator_loss(D(x_real), D(G(z).detach()))),
     "G": all_gradients(G, lambda: losses.generator_loss(D(G(z)))),
+    "D that is ahead": all_gradients(
+        ahead, lambda: losses.discriminator_loss(ahead(x_real), ahead(G(z).detach()))
+    ),
 }
+
+# %%
+def damaged(g, scale):
+    """Share of gradients that float16 changes by more than 1 %, or makes infinite."""
+    back = (g * scale).half().float() / scale
+    return ((back - g).abs() > 0.01 * g.abs()).float().mean().item()
+
+
 scales = [2.0**k for k in range(0, 33, 2)]
-lost = {name: [(g * s).half().eq(0).float().mean().item() for s in scales]
-        for name, g in flowing.items()}  # fmt: skip
-burst = {name: [(g * s).half().isinf().float().mean().item() for s in scales]
-         for name, g in flowing.items()}  # fmt: skip
+shares = {name: [damaged(g, s) for s in scales] for name, g in flowing.items()}
+for name, share in shares.items():
+    zero = flowing[name].half().eq(0).float().mean().item()
+    print(f"{name:16} unscaled: {share[0]:6.2%} damaged, {zero:.3%} zero; at best {min(share):.1e}")
 
 # %%
 fig, ax = plt.subplots(figsize=(5.6, 2.9))
-for name, colour in (("D", plot.THIRD), ("G", plot.FAKE)):
-    ax.semilogx(scales, lost[name], "o-", color=colour, ms=4, label=f"{name}: rounded to zero")
-    ax.semilogx(scales, burst[name], "s--", color=colour, ms=4, label=f"{name}: infinite")
-ax.set(xlabel="loss scale S", ylabel="share of gradients", ylim=(-0.03, 1.03))
+for (name, share), colour in zip(
+    shares.items(), (plot.THIRD, plot.FAKE, plot.FOURTH), strict=True
+):
+    ax.loglog(scales, [max(v, 1e-7) for v in share], "o-", color=colour, ms=4, label=name)
 ax.set_xscale("log", base=2)
+ax.set(xlabel="loss scale S", ylabel="share damaged", ylim=(5e-8, 2))
 ax.legend(fontsize=8)
 plot.show(
     fig,
-    alt="Share of gradients that float16 rounds to zero, falling with the loss scale, and share "
-    "that overflows, rising at very large scales; between them a wide valley.",
+    alt="Share of gradients that float16 damages against the loss scale: falling at first, as "
+    "fewer are too small, then rising, as more overflow; the valley of a D that is ahead lies "
+    "further right.",
 )
-print(f"without scaling {lost['D'][0]:.1%} of D's and {lost['G'][0]:.1%} of G's are lost")
 
 # %% [markdown]
-# Between "lost" and "infinite" lies a valley, and any scale in it will do. That is **loss
-# scaling**: multiply the loss by $S$, run backward in float16, divide the float32 gradients by $S$
-# before Adam sees them. If one is infinite, skip the step and halve $S$; after many good steps
-# double it. The valley moves during training, so $S$ must follow.
+# (Shares below $10^{-7}$ are drawn there.) On the left gradients are too small, on the right
+# infinite; in the valley between, any scale will do. That is **loss scaling**: multiply the loss by
+# $S$, run backward in float16, divide the float32 gradients by $S$ before Adam sees them. If one is
+# infinite, skip the step and halve $S$; after many good steps double it. The valley moves as D gets
+# ahead, so $S$ must follow.
 #
-# bfloat16 needs none of this: its smallest number is float32's. That is why it is our choice where
-# a GPU has it (from compute capability 8.0 on), and float16 with scaling on older ones, such as
-# a T4.
+# bfloat16 needs none of this: its smallest number is about float32's. That is why it is our choice
+# where a GPU has it (from compute capability 8.0 on), and float16 with scaling on older ones, such
+# as a T4.
 
 # %%
 def scaled_step(loss, net, optimizer, scale):
@@ -1691,11 +1718,11 @@ plot.show(fig, alt="Histograms of D's logits for real and generated pictures, no
           "normalised together: the same net and pictures give other logits.")  # fmt: skip
 
 # %% [markdown]
-# Apart, each kind is brought to mean 0 and variance 1 by *itself*: D can't use that one kind is
-# brighter on the whole, since BatchNorm removes just that. Together, the difference between the
-# kinds stays in the batch. D's task becomes easier, and its logits depend on the *company* of a
-# picture. But in G's turn D sees generated pictures only, and normalises them by themselves: G
-# learns from a D that is not the one which was trained.
+# Apart, each kind is brought to mean 0 and variance 1 by *itself*: D can hardly use that a feature
+# is stronger in one kind on the whole, since BatchNorm removes just that. Together, the difference
+# between the kinds stays in the batch. D's task becomes easier, and its logits depend on the
+# *company* of a picture. But in G's turn D sees generated pictures only, and normalises them by
+# themselves: G learns from a D that is not the one which was trained.
 #
 # Such a change may even work; it is not a *speed-up* of this training but another training. Then
 # quality has to be measured anew.
