@@ -16,14 +16,13 @@ class Tracker:
     name: "tensorboard" (in FOLDER/tensorboard; look with `tensorboard --logdir runs`), or "wandb"
         (in FOLDER/wandb; the run's name is the folder's). settings: dict, shown beside the run.
     step: where the run goes on from, 0 for a new one; TensorBoard then drops what is beyond.
-    Raises: UserError for another name, or where the package is missing.
+    Raises: UserError for another name, where the package is missing, or where it can't start.
     """
 
     def __init__(self, name, folder, settings, step=0):
         check(name)
-        from accelerate import PartialState, tracking
+        from accelerate import tracking
 
-        PartialState()  # its trackers ask it who the main process is
         if name == "tensorboard":
             self.engine = tracking.TensorBoardTracker(
                 "tensorboard", logging_dir=folder, purge_step=step + 1 if step else None
@@ -36,6 +35,13 @@ class Tracker:
                 "gencourse", dir=str(folder), name=folder.name, id=code, resume="allow"
             )
             self._picture = {}
+        try:
+            getattr(self.engine, "start", lambda: None)()  # older versions have started by now
+        except Exception as error:  # whatever the packages raise: no key, no network, no disk
+            raise runtime.UserError(
+                f"The tracker {name} could not start ({error}). For wandb, run `wandb login` once "
+                "or set WANDB_MODE=offline; or leave the tracker out."
+            ) from error
         if step == 0:
             plain = {k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()}
             self.engine.store_init_configuration(plain)
