@@ -69,15 +69,20 @@ def test_layout_and_fused_adam_change_nothing_but_rounding(digits):
 
 
 @pytest.mark.parametrize("precision, bits", [("bfloat16", 8), ("float16", 11)])
-def test_few_bits_change_the_losses_by_their_rounding(digits, precision, bits):
-    few, _ = gan(digits, precision=precision)
+def test_few_bits_change_the_first_loss_by_their_rounding(digits, precision, bits):
+    few, _ = gan(digits, steps=1, precision=precision)
+    full, _ = gan(digits, steps=1)
+    difference = abs(few["d_loss"][0] - full["d_loss"][0]) / full["d_loss"][0]
+    assert 0 < difference < 4 * 2**-bits
+
+
+def test_bfloat16_learns_what_float32_learns(digits):
+    few, _ = gan(digits, precision="bfloat16")
     full, _ = gan(digits)
     for name in ("d_loss", "g_loss"):
-        differences = [abs(a - b) / b for a, b in zip(few[name], full[name], strict=True)]
-        # The first step has the same weights; after it, rounding has moved them. In float16 the
-        # first scales are too large, so their steps are left out and the run lags behind.
-        assert 0 < differences[0] < 4 * 2**-bits
-        assert precision == "float16" or max(differences) < 0.2
+        torch.testing.assert_close(
+            torch.tensor(few[name]), torch.tensor(full[name]), rtol=0.2, atol=0.05
+        )
 
 
 def test_vae_and_classifier_in_few_bits(digits):
