@@ -42,7 +42,7 @@ from gencourse.runtime import UserError
 ON_GPU = runtime.device().type == "cuda"
 EVERY = 10 if ON_GPU else 1  # of our steps per time taken: a synchronisation costs something
 TICKS, SECONDS = 3, 1.0  # a turn lasts for at least so many times taken, and so long
-WARM_UP = 10.0 if ON_GPU else 2.0  # [s], not counted; captures, and picks convolution kernels
+WARM_UP = 5.0 if ON_GPU else 2.0  # [s], not counted; captures, and picks convolution kernels
 PATIENCE = 300  # [s] without a step: then something is wrong
 PRECISIONS = ("float32", "bfloat16")
 
@@ -335,6 +335,7 @@ def main():
     options = parser.parse_args()
     # The processes are ended without a farewell; the one that counts semaphores would complain.
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # and with it what was started
     try:
         roots = peers.recognise(options.peer)
         home = fetch.given_folder() or Path("data")

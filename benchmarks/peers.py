@@ -8,6 +8,7 @@ networks, so that our loop trains exactly those.
 """
 
 import ast
+import importlib.machinery
 import os
 import re
 import subprocess
@@ -151,7 +152,8 @@ def _d2l(root, pictures):
         try:
             __import__(package)
         except ImportError:
-            sys.modules[package] = mock.MagicMock()
+            spec = importlib.machinery.ModuleSpec(package, None)
+            sys.modules[package] = mock.MagicMock(__spec__=spec)
     from d2l import torch as library
 
     library.download_extract = lambda name: str(pictures)

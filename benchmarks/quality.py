@@ -5,16 +5,16 @@
 
 Everybody trains the same networks, the course's 28² DCGAN at width 16, on Fashion-MNIST. What
 differs is the recipe: optimizer, rates, loss, batch size, loop and data loading, each as it ships
-(see peers.py). One core and one thread each, data loading workers on the same core; two runs side
-by side where there are two cores, one at a time on a GPU. The clock runs from the start of the
+(see peers.py). One core and one thread each, data loading workers on the same core, two runs side
+by side; with a GPU one run at a time, on all cores. The clock runs from the start of the
 training loop, first batch included; imports and the making of the data set are not counted.
 
 Ours, `train_gan` with its defaults, knows how long it may train: its rate falls to zero at the end.
 So every mark is a run of its own, as long as a speed measured just before allows; the seconds that
 it really took are noted. A peer's rate is constant: one run, whose generator is copied when a mark
 passes. Measured is the Fréchet distance on the features of the course's judge, 10,000 pictures
-against the 10,000 of the test split; of a peer's generator with BatchNorm in training and in
-evaluation mode, and the better of the two counts.
+against the 10,000 of the test split; of a peer's generator with BatchNorm in training or in
+evaluation mode, whichever is better for it (on 2,500 pictures).
 
 A finished run is a line in FOLDER/runs.jsonl and not made again; a sheet of samples lies beside it.
 """
@@ -26,6 +26,7 @@ import math
 import multiprocessing
 import os
 import queue
+import signal
 import statistics
 import sys
 import tempfile
@@ -39,8 +40,9 @@ import torch
 from gencourse import data, evaluate, nets, runtime, train
 from gencourse.runtime import UserError
 
-WIDTH, Z_DIM, SAMPLES = 16, 64, 10_000
-CALIBRATION = 1_000 if torch.cuda.is_available() else 60  # steps that tell our loop's speed
+WIDTH, Z_DIM = 16, 64
+SAMPLES, FEW = 10_000, 2_500  # for the distance; to see which mode of BatchNorm is better
+CALIBRATION = 1_000 if torch.cuda.is_available() else 50  # steps that tell our loop's speed
 MARGIN = 0.96  # of the time: the speed varies, and the mark must not be passed
 RECIPES = {"pytorch/examples": "examples-dcgan", "PyTorch-GAN": "pytorch-gan", "d2l-en": "d2l"}
 OURS = "gencourse"
@@ -89,8 +91,8 @@ def pair():
 
 
 def child(connection, core, log, function, arguments):
-    """A run on one core, its data loading workers too. What it prints goes to the file `log`."""
-    if hasattr(os, "sched_setaffinity"):
+    """A run on one core, data loading workers too (None: on all). It prints to the file `log`."""
+    if core is not None:
         os.sched_setaffinity(0, {core})
     sys.stdout = open(os.devnull, "w")  # a line per step
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
@@ -124,13 +126,13 @@ def their_run(peer, root, seed, marks, out):
         except Over:
             pass
         os.chdir("/")  # the temporary folder goes
-    results = []
+    results, score = [], scorer()
     for mark, (seconds, state) in clock.taken.items():
         G.load_state_dict(state)
-        found = {mode: distance(G, training=mode == "training") for mode in ("training", "eval")}
-        mode = min(found, key=found.get)
-        results.append(result(mark, seconds, found[mode], batch_norm=mode))
-    sheet(G, mode == "training", out / f"{name}-{seed}.png")
+        training = score(G, True, FEW) < score(G, False, FEW)
+        mode = "training" if training else "evaluation"
+        results.append(result(mark, seconds, score(G, training), batch_norm=mode))
+    sheet(G, training, out / f"{name}-{seed}.png")
     return results
 
 
@@ -156,7 +158,7 @@ def our_run(seed, mark, out):
         G, _ = train.train_gan(images, G, D, steps=steps, seed=seed, out=folder)
         seconds = time.perf_counter() - began
     sheet(G, False, out / f"{OURS}-{seed}-{mark:g}.png")
-    return [result(mark, seconds, distance(G, training=False), steps=steps)]
+    return [result(mark, seconds, scorer()(G, False), steps=steps)]
 
 
 def result(mark, seconds, value, **more):
@@ -173,17 +175,21 @@ def pictures(G, training, count):
     return (G(z).clamp(-1, 1) for z in noise.split(500))
 
 
-def distance(G, training):
-    """Fréchet distance of G's samples to the test pictures; inf if they are not finite."""
-    judge = evaluate.judge("fashion_mnist")
+def scorer():
+    """A function (G, training, count) → Fréchet distance to the test pictures, inf if diverged."""
+    judge = evaluate.judge("fashion_mnist").to(memory_format=torch.channels_last)
     real = evaluate.moments(evaluate.features(data.load("fashion_mnist", "test"), judge))
-    G.to(runtime.device())
-    try:
-        with torch.no_grad():
-            fake = evaluate.features(pictures(G, training, SAMPLES), judge)
-        return float(evaluate.frechet_distance(real, fake))
-    except UserError:
-        return math.inf
+
+    def score(G, training, count=SAMPLES):
+        G.to(runtime.device(), memory_format=torch.channels_last)
+        try:
+            with torch.no_grad():
+                fake = evaluate.features(pictures(G, training, count), judge)
+            return float(evaluate.frechet_distance(real, fake))
+        except UserError:  # values that are not finite
+            return math.inf
+
+    return score
 
 
 def sheet(G, training, path):
@@ -243,12 +249,14 @@ def finished(out):
 
 def perform_all(todo, roots, out):
     """All runs, as many side by side as there are cores (two at most; one on a GPU)."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    usable = [None]
+    if hasattr(os, "sched_getaffinity") and not torch.cuda.is_available():
+        usable = sorted(os.sched_getaffinity(0))
     cores = queue.Queue()
-    for core in usable[: 1 if torch.cuda.is_available() else 2]:
+    for core in usable[:2]:
         cores.put(core)
-    began = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(cores.qsize()) as pool:
+    began, pool = time.perf_counter(), concurrent.futures.ThreadPoolExecutor(cores.qsize())
+    try:
         futures = [pool.submit(perform, task, roots, cores, out) for task in todo]
         for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
             try:
@@ -257,11 +265,15 @@ def perform_all(todo, roots, out):
                 print(error, flush=True)
                 continue
             with open(out / "runs.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write("\n" + json.dumps(line) + "\n")  # ends a line that was torn
             found = ", ".join(f"{r['mark']:g} s: {r['distance']}" for r in line["results"])
             minutes = (time.perf_counter() - began) / 60
             print(f"{number}/{len(todo)} {line['recipe']}, seed {line['seed']}: {found} "
                   f"({minutes:.1f} min)", flush=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 def rows(lines, seeds, marks):
@@ -293,6 +305,7 @@ def main():
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # the processes that are started read it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # and with it what was started
     try:
         roots = peers.recognise(options.peer)
         data.load("fashion_mnist")  # fetched once, not by everybody
