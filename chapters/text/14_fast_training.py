@@ -628,8 +628,9 @@ widgets.explore(
 # move: an activation has the same intensity at every size. The faster the arithmetic, the further
 # right the ridge, and on a fast GPU the *memory* side takes most of the floor.
 #
-# What it does not show: the time to *start* an operation. At batch 8 the floor of a fast GPU is
-# microseconds, and no one gets near it (14.6).
+# (With `bfloat16` we count two bytes for every number, also where mixed precision keeps four: it is
+# still a floor.) What it does not show: the time to *start* an operation. At batch 8 the floor of a
+# fast GPU is a fraction of a millisecond, and no one gets near it (14.6).
 
 # %%
 # checkpoint: our formulas and PyTorch's own counter, over one whole step
@@ -721,11 +722,11 @@ trial("bytes on the device", batches=on_device)
 
 # %% [markdown]
 # The loader's time is the same whatever the nets cost: the smaller the nets, the larger its share.
-# On a GPU it is often *the* limit, since a CPU core prepares pictures for a device that is a
-# hundred times faster; then one takes several `num_workers`, or this.
+# On a GPU it is often *the* limit, since a CPU core prepares pictures for a device that is
+# much faster; then one takes several `num_workers`, or this.
 #
 # Two more changes concern only how numbers are grouped. **Fused Adam** updates all weights in one
-# operation instead of a dozen per tensor. **channels_last** stores the channels of a pixel side by
+# operation instead of several per tensor. **channels_last** stores the channels of a pixel side by
 # side (B, H, W, C in memory; the shape you see stays B, C, H, W), which convolution kernels like.
 
 # %%
