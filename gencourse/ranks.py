@@ -179,8 +179,17 @@ def _together(collective, *arguments, **options):
     try:
         collective(*arguments, **options)
     except RuntimeError as error:  # gloo and NCCL report a process that is gone
-        raise Lost(
-            f"Process {rank()} of {world()} lost touch with the others: one of them has ended, "
-            "or the network between them has. Start the same command again, with as many "
-            "processes as there are; it goes on from the last checkpoint."
-        ) from error
+        raise Lost(_lost()) from error
+
+
+def told_to_end(number, frame):
+    """What a launcher's SIGTERM becomes: it sends one to all when a process has died."""
+    raise Lost(_lost())
+
+
+def _lost():
+    return (
+        f"Process {rank()} of {world()} lost the others: one of them has ended, or the network "
+        "between them has. Start the same command again, with as many processes as there are; it "
+        "goes on from the last checkpoint."
+    )

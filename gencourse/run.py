@@ -96,7 +96,7 @@ class Run:
         self._stop = False
         self._in_loop = False
         self._entered = False
-        self._old_handler = None
+        self._old_handlers = {}
         self._tracked = None  # the open Tracker
 
     def __enter__(self):
@@ -114,13 +114,17 @@ class Run:
             if latest is not None:
                 self._restore(*latest)
         if threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
+            handlers = {signal.SIGINT: self._interrupt}
+            if ranks.world() > 1:  # so does a launcher end the others when one process has died
+                handlers[signal.SIGTERM] = ranks.told_to_end
+            self._old_handlers = {n: signal.signal(n, h) for n, h in handlers.items()}
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self._old_handler is not None:
-            signal.signal(signal.SIGINT, self._old_handler)
-            self._old_handler = None
+        for number, handler in self._old_handlers.items():
+            lost = isinstance(error, ranks.Lost) and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if lost else handler)  # time to say what happened
+        self._old_handlers = {}
         if self._tracked is not None:
             self._tracked.finish()
             self._tracked = None

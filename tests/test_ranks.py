@@ -260,8 +260,26 @@ def test_a_process_that_dies_stops_the_others_with_a_sentence_and_a_checkpoint(t
     main, other = together(work)
     assert other == "died"
     assert isinstance(main, ranks.Lost)
-    assert "lost touch" in str(main) and "checkpoint-00000005.pt" in str(main)
+    assert "lost the others" in str(main) and "checkpoint-00000005.pt" in str(main)
     assert checkpoint.load_latest(tmp_path)[0] == 5
+
+
+def test_a_launcher_that_ends_the_others_leaves_them_time_for_the_sentence(tmp_path):
+    def work():
+        if ranks.rank() == 1:
+            plain, calls = ranks.mean, []
+
+            def mean(row):
+                calls.append(1)
+                if len(calls) == 7:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return plain(row)
+
+            ranks.mean = mean
+        return gan(out=tmp_path, checkpoint_every=5)
+
+    for error in together(work):
+        assert isinstance(error, ranks.Lost) and "Start the same command again" in str(error)
 
 
 def test_ctrl_c_stops_all_at_the_same_step(tmp_path):
