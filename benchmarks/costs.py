@@ -83,7 +83,7 @@ class Turns:
 
     def __init__(self, block):
         self.block, self.seconds, self.mine = block, {}, {}
-        self.failure = None
+        self.ended, self.failure = set(), None
 
     def wrapped(self, base, name):
         """A subclass of `base` that waits for its turn and notes the seconds per step."""
@@ -94,25 +94,26 @@ class Turns:
         class InTurn(base):
             def steps(self, total):
                 began = 0.0
-                try:
-                    for step in super().steps(total):  # the block's last step is finished in here
-                        if step % turns.block == 0:
-                            if step:
-                                report.wait()
-                                seconds = (time.perf_counter() - began) / turns.block
-                                turns.seconds[name].append(seconds)
-                                turns.pass_on(name)
-                            turns.mine[name].acquire()
-                            began = time.perf_counter()
-                        yield step
-                finally:
-                    turns.pass_on(name)
+                for step in super().steps(total):  # the block's last step is finished in here
+                    if step and step % turns.block == 0:
+                        report.wait()
+                        seconds = (time.perf_counter() - began) / turns.block
+                        turns.seconds[name].append(seconds)
+                        turns.pass_on(name)
+                        turns.mine[name].acquire()
+                    if step % turns.block == 0:
+                        began = time.perf_counter()
+                    yield step
 
         return InTurn
 
     def pass_on(self, name):
+        """It is the next one's turn: of those that are not at their end, perhaps the same again."""
         names = list(self.mine)
-        self.mine[names[(names.index(name) + 1) % len(names)]].release()
+        place = names.index(name) + 1
+        following = [n for n in names[place:] + names[:place] if n not in self.ended]
+        if following:
+            self.mine[following[0]].release()
 
     def play(self, trainings):
         """Run all trainings (name → function) to their end; the first name goes first."""
@@ -129,10 +130,13 @@ class Turns:
             raise self.failure
 
     def _guarded(self, name, training):
+        self.mine[name].acquire()  # setting up is part of the first turn
         try:
             training()
-        except BaseException as error:  # else the other thread would wait for ever
+        except BaseException as error:
             self.failure = self.failure or error
+        finally:  # else the other thread would wait for ever
+            self.ended.add(name)
             self.pass_on(name)
 
 
