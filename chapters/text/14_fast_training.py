@@ -1082,10 +1082,9 @@ print(f"{1e6 * adding[1]:.1f} µs for a single number; the plain step starts {st
 def chain(x):
     return ((x * 1.5 + 0.5).clamp(-3, 3).square() * 0.25 - 1).abs()
 
-
+# %%
 import shutil
 
-# %%
 if DEVICE.type == "cuda":
     can_compile, why = True, ""
 else:
