@@ -1,6 +1,6 @@
 """What the course's conveniences cost: imports, the first batch, `Run`, checkpoints, memory, scale.
 
-    python benchmarks/costs.py                             # about 5 minutes on 2 cores
+    python benchmarks/costs.py                             # about 6 minutes on 2 cores
     python benchmarks/costs.py --only run checkpoint       # some of the parts
     python benchmarks/costs.py --only memory --pictures 5000
 
@@ -60,7 +60,7 @@ def fresh(statements, repeats=5):
 
 
 def imports(arguments):
-    names = ("torch", "gencourse", "gencourse.runtime", "gencourse.train", "gencourse.data")
+    names = ("torch", "gencourse", "gencourse.train")
     seconds_in_fresh_process("import gencourse.train")  # reads the files into the disk's cache
     return fresh({f"import {name}": (f"import {name}",) for name in names})
 

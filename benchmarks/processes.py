@@ -1,6 +1,6 @@
 """One process against two on the same machine, with the same global batch: equal, and how fast?
 
-    python benchmarks/processes.py            # about 3 minutes on 2 cores
+    python benchmarks/processes.py            # about 2 minutes on 2 cores
 
 Each row is a training in processes of its own, started as a user would start it. First the largest
 difference between the weights after 20 steps of `train_gan` (float32) and those of one process,
@@ -73,7 +73,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=10, help="timed blocks of 5 steps")
-    parser.add_argument("--rounds", type=int, default=3, help="launches of each kind")
+    parser.add_argument("--rounds", type=int, default=2, help="launches of each kind")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--child", choices=("weights", "times"), help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
