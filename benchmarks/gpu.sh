@@ -26,13 +26,12 @@ LIMIT=${LIMIT:-590}
 RUNS=${RUNS:-runs/gpu-build}
 RESULTS=benchmarks/results
 export PYTHONPATH="$PWD${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-export GENCOURSE_STATIC=1
 mkdir -p "$RESULTS" "$RUNS" runs/data
 if [ -f "${DATA:-}" ]; then
     tar -xzf "$DATA" -C runs/data || exit 1
     DATA=$PWD/runs/data
 fi
-[ -n "${DATA:-}" ] && export GENCOURSE_DATA="$DATA"
+[ -n "${DATA:-}" ] && GENCOURSE_DATA=$(cd "$DATA" && pwd) && export GENCOURSE_DATA
 [ -n "${DEVICE:-}" ] && export GENCOURSE_DEVICE="$DEVICE"
 STARTED=$SECONDS
 FAILED=()
@@ -110,7 +109,7 @@ peers() { # peers SCRIPT OPTIONS…: with every checkout in PEERS
 
 quality() {
     # shellcheck disable=SC2086  # several words each
-    peers quality.py --marks ${MARKS:-20 60} --seeds ${SEEDS:-0} --out "$RUNS/quality"
+    peers quality.py --marks ${MARKS:-20 60} --seeds ${SEEDS:-0} --out runs/quality
 }
 
 league() {
