@@ -9,6 +9,7 @@ networks, so that our loop trains exactly those.
 
 import ast
 import importlib.machinery
+import multiprocessing
 import os
 import re
 import subprocess
@@ -134,6 +135,7 @@ def run(name, root, folder, arguments=(), instead=(), namespace=None, update_g=N
     update_g: d2l only, a function of their update_G that is used in its place.
     """
     file = Path(root) / PROGRAMS[name].file
+    multiprocessing.set_start_method(None, force=True)  # of their workers: Python's, not ours
     os.chdir(folder / "programs" / "one")
     sys.argv = [str(file), *map(str, arguments)]
     namespace = {} if namespace is None else namespace
