@@ -56,7 +56,8 @@ BATCH = runtime.budget(smoke=32, cpu=64, gpu=128)  # pictures per step
 ROUNDS = runtime.budget(smoke=3, cpu=9, gpu=25)  # turns per comparison: quartiles need a handful
 PER_TURN = runtime.budget(smoke=1, cpu=2, gpu=20)  # steps per turn: longer than the clock's jitter
 STEPS = runtime.budget(smoke=8, cpu=120, gpu=1_000)  # where two trainings are compared
-Z_DIM, LR, BETAS, SEED = 64, 1e-3, (0.5, 0.999), 0  # chapter 05's
+Z_DIM, BETAS, SEED = 64, (0.5, 0.999), 0  # chapter 05's
+LR = 2e-4  # smaller than there: a pair this wide lurches at 1e-3, and lurching magnifies rounding
 
 # %% [markdown]
 # ## The loop we start from
@@ -477,7 +478,8 @@ print(f"one step: {F_STEP / 1e9:.2f} GFLOP, {M_STEP / 1e6:.0f} MB, "
 
 # %% [markdown]
 # Now the machine. Its two rates we *measure*, since nobody reaches the numbers in a brochure: a
-# product of two large matrices for $\pi$, a copy of a tensor that fits in no cache for $\beta$.
+# product of two large matrices for $\pi$, a copy of a tensor that fits in no cache for $\beta$. A
+# roof is what the machine *can* do, so here the fastest turn counts.
 #
 # **Predict:** how many FLOPs must be done per byte moved before arithmetic is what takes the time?
 
@@ -489,14 +491,14 @@ LARGE = runtime.budget(smoke=1 << 20, cpu=1 << 25, gpu=1 << 28)  # numbers
 def matmul_rate(dtype):
     a, b = (torch.randn(SIDE, SIDE, device=DEVICE).to(dtype) for _ in range(2))
     taken = stopwatch({"product": lambda: a @ b})["product"]
-    return 2 * SIDE**3 / median(taken)  # FLOP/s
+    return 2 * SIDE**3 / min(taken)  # FLOP/s
 
 # %%
 def copy_rate():
     a = torch.randn(LARGE, device=DEVICE)
     b = torch.empty_like(a)
     taken = stopwatch({"copy": lambda: b.copy_(a)})["copy"]
-    return 2 * 4 * LARGE / median(taken)  # bytes/s: read and written
+    return 2 * 4 * LARGE / min(taken)  # bytes/s: read and written
 
 # %%
 PI, BETA = matmul_rate(torch.float32), copy_rate()
@@ -517,7 +519,7 @@ def layer_dots(net, x):
             work = flops(layer, x, y)
             size = 4 * moved(layer, x, y, 1, 0, 0, 0)
             if work:
-                taken = median(stopwatch({i: lambda f=layer, x=x: f(x)}, rounds=5)[i])
+                taken = min(stopwatch({i: lambda f=layer, x=x: f(x)}, rounds=5)[i])
                 dots.append((work / size, work / taken, isinstance(layer, nn.Conv2d | nn.Linear |
                              nn.ConvTranspose2d)))  # fmt: skip
             x = y
@@ -752,7 +754,7 @@ def first_gradients(step, **switches):
     return torch.cat([p.grad.flatten() for p in G.parameters()])
 
 
-def weights_after(steps=3, **arguments):
+def weights_after(steps=1, **arguments):
     loop = make(step=step, **arguments)
     for _ in range(steps):
         loop()
@@ -766,9 +768,10 @@ for switches in ({}, {"once": True}, {"freeze": True}, {"once": True, "freeze": 
         assert torch.equal(ours, reference)
     torch.testing.assert_close(ours, reference, rtol=1e-2, atol=1e-4)
 torch.testing.assert_close(next(loaded()), next(on_device()), rtol=0, atol=1e-6)
-moved_by = (weights_after() - weights_after(steps=0)).abs().mean()
+moved_by = (weights_after() - weights_after(0)).norm()
 for change in ({"fused": True}, {"layout": torch.channels_last}, {"batches": on_device}):
-    assert (weights_after(**change) - weights_after()).abs().mean() < 0.05 * moved_by
+    # one step of Adam is nearly ±LR: where a gradient is almost 0, rounding decides the sign
+    assert (weights_after(**change) - weights_after()).norm() < 0.1 * moved_by, change
 
 # %% [markdown]
 # ## 14.5 Precision
@@ -890,7 +893,7 @@ def all_gradients(net, loss):
 import copy
 
 ahead = copy.deepcopy(D)
-optimizer = torch.optim.Adam(ahead.parameters(), LR, BETAS)
+optimizer = torch.optim.Adam(ahead.parameters(), 5 * LR, BETAS)
 for number in range(runtime.budget(smoke=4, cpu=40, gpu=100)):
     with torch.no_grad():
         x_fake = G(torch.randn(BATCH, Z_DIM, device=DEVICE))
@@ -1305,7 +1308,7 @@ G, D = (ranks.synchronised(net) for net in pair())
 z = torch.randn(32, 64)                    # every rank draws all, and takes its slice
 gradient = step_by_hand(G, D, images.batch(0, 32).chunk(world)[rank], z.chunk(world)[rank])
 _, history = train.train_gan(              # the package, on the same ranks
-    images, *pair(), steps=int(sys.argv[2]), batch_size=32, progress=False)
+    images, *pair(), steps=int(sys.argv[2]), batch_size=32, lr=2e-4, progress=False)
 if rank == 0:
     with open(f"{folder}/result.json", "w") as file:
         json.dump({"world": world, "gradient": gradient.tolist(), "history": history}, file)
@@ -1364,10 +1367,11 @@ def digits_pair():
     return nets.DCGANGenerator(16, 1, 64, 8), nets.DCGANDiscriminator(16, 1, 8)
 
 
-_, one = train.train_gan(digits, *digits_pair(), steps=TOGETHER, batch_size=32,
+_, one = train.train_gan(digits, *digits_pair(), steps=TOGETHER, batch_size=32, lr=2e-4,
                          precision="float32", progress=False)  # fmt: skip
-gap = max(abs(a - b) for a, b in zip(one["d_loss"], two["history"]["d_loss"], strict=True))
-print(f"{two['world']} processes and one, {TOGETHER} steps: d_loss differs by at most {gap:.1e}")
+gaps = [abs(a - b) for a, b in zip(one["d_loss"], two["history"]["d_loss"], strict=True)]
+print(f"{two['world']} processes and one: d_loss differs by {gaps[0]:.1e} in the first step, "
+      f"by at most {max(gaps):.1e} in {TOGETHER}")  # fmt: skip
 
 # %% [markdown]
 # The same course, up to sums taken in another order.
@@ -1450,7 +1454,7 @@ z, x = torch.randn(32, 64), digits.batch(0, 32).cpu()
 whole = gradient(small_D, losses.discriminator_loss(small_D(x), small_D(small_G(z).detach())))
 torch.testing.assert_close(torch.tensor(two["gradient"]), whole, rtol=1e-3, atol=1e-6)
 if DEVICE.type == "cpu":
-    assert abs(one["d_loss"][0] - two["history"]["d_loss"][0]) < 1e-5 and gap < 0.2
+    assert gaps[0] < 1e-5 and max(gaps[:4]) < 1e-2  # later the game magnifies rounding
     assert two["world"] == 2
 
 # %%
@@ -1652,11 +1656,11 @@ print(f"floor {1e3 * bound:.1f} ms, step {1e3 * reached:.1f} ms: {reached / boun
 plain_first, fast_first = ([c[k][:3] for k in ("d_loss", "g_loss")] for c in curves.values())
 tolerance = 0.1 if "dtype" in kept else 0.02
 for a, b in zip(sum(plain_first, []), sum(fast_first, []), strict=True):
-    assert abs(a - b) < tolerance, (a, b)
+    assert abs(a - b) < tolerance * max(1, abs(a)), (a, b)
 if runtime.profile() != "smoke":
-    for key in ("d_loss", "g_loss"):
-        a, b = (torch.tensor(c[key]) for c in curves.values())
-        assert abs(a.mean() - b.mean()) < 0.15 * a.mean(), key
+    for key in ("d_loss", "g_loss"):  # the course, once the beginning is over
+        a, b = (torch.tensor(c[key][FINAL // 2 :]).mean() for c in curves.values())
+        assert abs(a - b) < 0.25 * a, (key, a, b)
 
 # %% [markdown]
 # ## Break it
@@ -1724,8 +1728,12 @@ plot.show(fig, alt="Histograms of D's logits for real and generated pictures, no
 # *company* of a picture. But in G's turn D sees generated pictures only, and normalises them by
 # themselves: G learns from a D that is not the one which was trained.
 #
-# Such a change may even work; it is not a *speed-up* of this training but another training. Then
-# quality has to be measured anew.
+# Look at the curves again: where *both* losses fall to nearly zero, D is sure that the pictures are
+# generated when they stand beside real ones, and sure of the opposite when they are alone. With two
+# passes no D can have both. G then hears "all is well", and learns nothing.
+#
+# Such a change may sometimes work. It is not a *speed-up* of this training but another training,
+# and quality has to be measured anew.
 
 # %% [markdown]
 # ### Two stopwatches that lie
