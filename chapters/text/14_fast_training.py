@@ -850,13 +850,14 @@ def two_curves(first, second, names, alt):
 # %%
 two_curves(full, half, ("float32", "bfloat16"),
            "Losses of D and of G against the step, in float32 and bfloat16: the same at first, "
-           "then each wiggles its own way around the same course.")  # fmt: skip
+           "and the same course later.")  # fmt: skip
 print(f"first step: d_loss {full['d_loss'][0]:.4f} and {half['d_loss'][0]:.4f}")
 
 # %% [markdown]
-# At first they agree to about three digits. Then small differences grow, since the game amplifies
-# them: each player answers the other. Two runs that differ in the last bit of float32 would part in
-# the same way, only some steps later. What must agree is the *course*, not the wiggle.
+# At first they agree to about three digits. With every step small differences can grow, since the
+# game amplifies them: each player answers the other. Two runs that differ in the last bit of
+# float32 part in the same way, only later; a large learning rate brings it forward. What must agree
+# is the *course*, not every wiggle.
 #
 # What the curves don't show: the pictures. For a verdict one trains several seeds to the end and
 # measures, as in [chapter 07](07_evaluation.ipynb).
@@ -1660,7 +1661,7 @@ for a, b in zip(sum(plain_first, []), sum(fast_first, []), strict=True):
 if runtime.profile() != "smoke":
     for key in ("d_loss", "g_loss"):  # the course, once the beginning is over
         a, b = (torch.tensor(c[key][FINAL // 2 :]).mean() for c in curves.values())
-        assert abs(a - b) < 0.25 * a, (key, a, b)
+        assert abs(a - b) < 0.15 * a, (key, a, b)
 
 # %% [markdown]
 # ## Break it
