@@ -1728,7 +1728,8 @@ plot.show(fig, alt="Histograms of D's logits for real and generated pictures, no
 # between the kinds stays in the batch. D's task becomes easier, and its logits depend on the
 # *company* of a picture. But in G's turn D sees generated pictures only, and normalises them by
 # themselves: G learns from a D that is not the one which was trained.
-#
+
+# %% [markdown]
 # Look at the curves again: where *both* losses fall to nearly zero, D is sure that the pictures are
 # generated when they stand beside real ones, and sure of the opposite when they are alone. With two
 # passes no D can have both. G then hears "all is well", and learns nothing.
