@@ -335,7 +335,7 @@ def main():
     options = parser.parse_args()
     # The processes are ended without a farewell; the one that counts semaphores would complain.
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # and with it what was started
+    signal.signal(signal.SIGTERM, peers.end)  # and with this process what it started
     try:
         roots = peers.recognise(options.peer)
         home = fetch.given_folder() or Path("data")

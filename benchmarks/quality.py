@@ -305,7 +305,7 @@ def main():
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # the processes that are started read it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # and with it what was started
+    signal.signal(signal.SIGTERM, peers.end)  # and with this process what it started
     try:
         roots = peers.recognise(options.peer)
         data.load("fashion_mnist")  # fetched once, not by everybody
