@@ -189,7 +189,7 @@ def ours(work, batch, precision, root, folder, log, connection):
     ticker = Ticker(connection, lambda: models, EVERY)
     images.indices = tick_before(images.indices, ticker.step)
     loop = train.train_vae if work.is_vae else train.train_gan
-    loop(images, *models, steps=10**8, batch_size=batch, precision=precision)
+    loop(images, *models, steps=10**8, batch_size=batch, precision=precision, graph=ON_GPU)
 
 
 def tick_before(indices, step):

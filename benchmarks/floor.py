@@ -223,9 +223,11 @@ def main():
         if timed and not arguments.untimed:
             G, D = dcgan(size, channels, width)
 
+            on_gpu = runtime.device().type == "cuda"
+
             def loop(steps, images=images, nets=(G, D), more=(batch_size, precision)):
                 train.train_gan(images, *nets, steps=steps, batch_size=more[0],
-                                precision=more[1], progress=False)  # fmt: skip
+                                precision=more[1], graph=on_gpu, progress=False)  # fmt: skip
 
             slow = runtime.device().type == "cpu" and width == 64
             sizes_of = {"skip": 1, "block": 3} if slow else {"skip": 3}

@@ -67,6 +67,9 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the nets: slow to start, faster on a GPU.")
     ] = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="One CUDA graph for each step: needs a CUDA device.")
+    ] = False,
     sync_batch_norm: Annotated[
         bool,
         typer.Option(
@@ -143,7 +146,7 @@ def train(
 
     common = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, out=out)
     common |= dict(checkpoint_every=checkpoint_every, precision=precision, compile=compile)
-    common |= dict(sync_batch_norm=sync_batch_norm, tracker=tracker)
+    common |= dict(graph=graph, sync_batch_norm=sync_batch_norm, tracker=tracker)
     say = partial(typer.echo, err=True) if ranks.is_main() else lambda text: None
     several = f" · {ranks.world()} processes" if ranks.world() > 1 else ""
     say(f"{runtime.describe()}{several}\n{len(images):,} pictures {images.shape} → {out}")

@@ -98,17 +98,16 @@ class Graphed:
             self.names, self.values = list(row), torch.stack([v.float() for v in row.values()])
 
 
-def graph_pays(device, processes=1):
-    """Whether a step is captured by default: on CUDA, in a single process."""
-    return device.type == "cuda" and processes == 1
-
-
 def prepare_optimizer(optimizer, graph):
     """Make an Adam fit for a CUDA graph, or not: its rate then is a tensor, which a graph re-reads.
 
     To be called after a checkpoint was loaded, which brings the saved settings with it.
     """
     for group in optimizer.param_groups:
-        rate = float(group["lr"])
-        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if graph else rate
+        rate, device = float(group["lr"]), group["params"][0].device
+        group["lr"] = torch.tensor(rate, device=device) if graph else rate
         group["capturable"] = graph
+        for weight in group["params"]:
+            state = optimizer.state.get(weight, {})
+            if graph and "step" in state:  # Adam's count, of a run without a graph
+                state["step"] = state["step"].to(device)

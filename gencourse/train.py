@@ -6,7 +6,8 @@ The switches of speed are the same in all three; none of them is a setting that 
 precision: "float32", "bfloat16" or "float16"; None: what suits the device, see `fast.precision`.
 channels_last: memory layout of the nets; faster convolutions, the same function.
 fused: Adam in one kernel. compile: torch.compile of the nets; slow to start.
-graph: one CUDA graph for the whole step, see `fast.Graphed`; None: where it pays.
+graph: one CUDA graph for the whole step, see `fast.Graphed`; with a single process. It has not been
+    run on a GPU yet, so it is not the default.
 sync_batch_norm: with several processes, BatchNorm over the global batch instead of each one's part;
     then N processes take the step that one would. batch_size always is the global one.
 tracker: "tensorboard" or "wandb", see `run.Run`.
@@ -126,7 +127,7 @@ def train_gan(
     channels_last=True,
     fused=True,
     compile=False,
-    graph=None,
+    graph=False,
     sync_batch_norm=True,
     tracker=None,
     progress=True,
@@ -229,7 +230,7 @@ def train_vae(
     channels_last=True,
     fused=True,
     compile=False,
-    graph=None,
+    graph=False,
     sync_batch_norm=True,
     tracker=None,
     progress=True,
@@ -309,7 +310,7 @@ def train_classifier(
     channels_last=True,
     fused=True,
     compile=False,
-    graph=None,
+    graph=False,
     sync_batch_norm=True,
     tracker=None,
     progress=True,
@@ -432,10 +433,10 @@ def prepared(models, channels_last=True, compile=False, sync_batch_norm=True):
 
 def maybe_graphed(step, graph, *optimizers):
     """The step itself, or as a CUDA graph; to be called when a run's checkpoint has been loaded."""
-    if graph is None:
-        graph = fast.graph_pays(runtime.device(), ranks.world())
-    if graph and runtime.device().type != "cuda":
-        raise runtime.UserError("CUDA graphs need a CUDA device: leave graph out, or say False.")
+    if graph and (runtime.device().type != "cuda" or ranks.world() > 1):
+        raise runtime.UserError(
+            "A CUDA graph needs a CUDA device and a single process: leave graph (--graph) out."
+        )
     for optimizer in optimizers:
         fast.prepare_optimizer(optimizer, graph)
     return fast.Graphed(step) if graph else step

@@ -225,7 +225,7 @@ def test_a_graphed_step_takes_every_step_once_with_its_own_inputs(pretended_cuda
 def test_a_graph_is_refused_without_cuda(digits):
     if runtime.device().type == "cuda":
         pytest.skip("there is CUDA here")
-    with pytest.raises(runtime.UserError, match="need a CUDA device"):
+    with pytest.raises(runtime.UserError, match="needs a CUDA device"):
         gan(digits, graph=True)
 
 
