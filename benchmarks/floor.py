@@ -3,8 +3,8 @@
     python benchmarks/floor.py             # about 1 minute on 2 cores
 
 The floor is the larger of two times: FLOPs / the matmul rate, and bytes / the copy rate, both rates
-measured here, in the step's precision. The step is `train_gan`'s own, with its CUDA graph where it
-uses one, timed inside the loop with all that `Run` does.
+measured here, in the step's precision. The step is `train_gan`'s own, on a GPU as one CUDA graph,
+timed inside the loop with all that `Run` does.
 
 FLOPs     counted by torch over the whole step: two for each multiplication with an addition, in
           convolutions and matrix products.
@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gencourse import fast, runtime, train
 
+ON_GPU = runtime.device().type == "cuda"
 FREE = ("empty", "new_empty", "empty_like", "empty_strided", "_unsafe_view", "new_empty_strided")
 ONLY_WRITTEN = ("zero_", "fill_", "copy_", "normal_")  # the first argument's old value isn't read
 CHOSEN = ("index", "index_select", "gather")  # these read what they pick, not the whole
@@ -223,11 +224,9 @@ def main():
         if timed and not arguments.untimed:
             G, D = dcgan(size, channels, width)
 
-            on_gpu = runtime.device().type == "cuda"
-
             def loop(steps, images=images, nets=(G, D), more=(batch_size, precision)):
                 train.train_gan(images, *nets, steps=steps, batch_size=more[0],
-                                precision=more[1], graph=on_gpu, progress=False)  # fmt: skip
+                                precision=more[1], graph=ON_GPU, progress=False)  # fmt: skip
 
             slow = runtime.device().type == "cpu" and width == 64
             sizes_of = {"skip": 1, "block": 3} if slow else {"skip": 3}
