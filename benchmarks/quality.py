@@ -12,9 +12,9 @@ training loop, first batch included; imports and the making of the data set are 
 Ours, `train_gan` with its defaults (on a GPU with graph=True), knows how long it may train: its
 rate falls to zero at the end. So every mark is a run of its own, as long as a speed measured just
 before allows; the seconds that it really took are noted. A peer's rate is constant: one run, whose
-generator is copied when a mark passes. Measured is the Fréchet distance on the features of the course's judge, 10,000 pictures
-against the 10,000 of the test split; of a peer's generator with BatchNorm in training or in
-evaluation mode, whichever is better for it (on 2,500 pictures).
+generator is copied when a mark passes. Measured is the Fréchet distance on the features of the
+course's judge, 10,000 pictures against the 10,000 of the test split; of a peer's generator with
+BatchNorm in training or in evaluation mode, whichever is better for it (on 2,500 pictures).
 
 A finished run is a line in FOLDER/runs.jsonl and not made again; a sheet of samples lies beside it.
 """
