@@ -63,7 +63,8 @@ def test_readme_shows_what_was_measured():
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "NOTATION.md", "TEACHING.md",
                                   "exercises/README.md", "exercises/projects/own_pictures.md",
                                   "exercises/projects/cure_a_collapse.md",
-                                  "solutions/README.md", "benchmarks/README.md"])
+                                  "solutions/README.md", "benchmarks/README.md",
+                                  "benchmarks/larger_runs.md"])
 def test_links_of_pages_resolve(page):
     path = rules.ROOT / page
     said(rules.links(page, path.read_text(encoding="utf-8"), path.parent))
