@@ -128,7 +128,7 @@ def new_pair(layout=torch.contiguous_format):
     return [net.to(DEVICE, memory_format=layout) for net in (G, D)]
 
 # %%
-def make(step=plain_step, batches=loaded, fused=False, layout=torch.contiguous_format, **more):
+def make(step=plain_step, batches=loaded, fused=None, layout=torch.contiguous_format, **more):
     G, D = new_pair(layout)
     g_opt, d_opt = (
         torch.optim.Adam(net.parameters(), LR, BETAS, fused=fused) for net in (G, D)
@@ -621,7 +621,7 @@ widgets.explore(
     explore_roofline,
     "Roofline of a DCGAN step on a machine of your choice, a dot per layer, large ones with "
     "weights; the title says the floor and how much of it is arithmetic.",
-    machine=["H200", "T4", "here"], precision=["bfloat16", "float32"], size=[64, 32, 28, 16],
+    machine=["H200", "T4", "here"], precision=["16 bits", "float32"], size=[64, 32, 28, 16],
     log2_batch=(3, 10, 7), log2_width=(3, 8, 6),
 )  # fmt: skip
 
@@ -652,7 +652,7 @@ with FlopCounterMode(display=False) as counter:  # it counts products only
 assert counter.get_total_flops() == sum(r["flops"] for r in step_rows if r["products"])
 assert 0 < FLOOR < sum(r["flops"] / PI + 4 * r["moved"] / BETA for r in step_rows)
 began = time.perf_counter()
-plt.close(explore_roofline("H200", "bfloat16", 64, 7, 6))
+plt.close(explore_roofline("H200", "16 bits", 64, 7, 6))
 print(f"the explorer draws in {1e3 * (time.perf_counter() - began):.0f} ms")
 
 # %% [markdown]
@@ -769,9 +769,10 @@ for switches in ({}, {"once": True}, {"freeze": True}, {"once": True, "freeze": 
     torch.testing.assert_close(ours, reference, rtol=1e-2, atol=1e-4)
 torch.testing.assert_close(next(loaded()), next(on_device()), rtol=0, atol=1e-6)
 moved_by = (weights_after() - weights_after(0)).norm()
+most = 0.1 if DEVICE.type == "cpu" else 0.3  # a GPU may multiply float32 in TF32
 for change in ({"fused": True}, {"layout": torch.channels_last}, {"batches": on_device}):
     # one step of Adam is nearly ±LR: where a gradient is almost 0, rounding decides the sign
-    assert (weights_after(**change) - weights_after()).norm() < 0.1 * moved_by, change
+    assert (weights_after(**change) - weights_after()).norm() < most * moved_by, change
 
 # %% [markdown]
 # ## 14.5 Precision
@@ -976,7 +977,7 @@ def scaled_step(loss, net, optimizer, scale):
 means = torch.logspace(0, 3, 25)
 channels = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(1)) + means  # (N, C)
 rounded = channels.bfloat16()
-small_sums = (rounded * rounded).mean(0) - rounded.mean(0) ** 2  # everything in bfloat16
+small_sums = (rounded * rounded).mean(0) - rounded.mean(0) ** 2  # each result is rounded
 large_sums = rounded.float().var(0)  # values in bfloat16, statistics in float32
 
 # %%
@@ -1182,7 +1183,9 @@ else:
 
 # %%
 # checkpoint: an operation has a price even for nothing; the graphable step is the lean step
-assert min(adding.values()) > 0 and adding[sizes[-1]] > adding[1]
+assert min(adding.values()) > 0
+if runtime.profile() != "smoke":  # there even the largest tensor is small
+    assert adding[sizes[-1]] > adding[1]
 if DEVICE.type == "cpu":
     runtime.seed_everything(SEED)
     one = graphable_loop()
@@ -1430,8 +1433,8 @@ for ax, title, compute, bytes_ in zip(
 axes[0].set(ylabel="speed-up", yticks=[1, 4, 16, 64], yticklabels=[1, 4, 16, 64])
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 plot.show(fig, alt="Speed-up against the number of devices for three links. Weak scaling on fast "
-          "links stays near the perfect line; strong scaling bends off; on 10 Gb Ethernet a fast "
-          "step gains nothing at all, a slow step still does.")  # fmt: skip
+          "links stays near the perfect line; strong scaling bends off; on 10 Gb Ethernet two fast "
+          "devices are slower than one, and slow devices still gain.")  # fmt: skip
 print(f"H200 step at its floor {1e3 * h200:.2f} ms; gradients {big_bytes / 1e6:.1f} MB")
 
 # %% [markdown]
@@ -1446,7 +1449,8 @@ print(f"H200 step at its floor {1e3 * h200:.2f} ms; gradients {big_bytes / 1e6:.
 
 # %%
 # checkpoint: equal where theory says so; two real processes are one; the ring, simulated
-assert max(errors["no BatchNorm"] + errors["BatchNorm synchronised"]) < 1e-3
+rounding = 1e-3 if DEVICE.type == "cpu" else 1e-2  # a GPU may multiply float32 in TF32
+assert max(errors["no BatchNorm"] + errors["BatchNorm synchronised"]) < rounding
 assert min(errors["BatchNorm of its slice"]) > 10 * max(errors["BatchNorm synchronised"])
 small_G, small_D = digits_pair()
 z, x = torch.randn(32, 64), digits.batch(0, 32).cpu()
@@ -1613,7 +1617,7 @@ def race_fast():
     low = "bfloat16" if "dtype" in kept else "float32"
     _, curves["fast"] = train.train_gan(
         images, *new_pair(), steps=FINAL, batch_size=BATCH, lr=LR, betas=BETAS, seed=SEED,
-        precision=low, fused="fused" in kept, channels_last="layout" in kept, progress=False,
+        precision=low, fused=kept.get("fused"), channels_last="layout" in kept, progress=False,
     )  # fmt: skip
 
 # %%
@@ -1634,8 +1638,8 @@ two_curves(curves["plain"], curves["fast"], ("as first written", "train_gan"),
 
 # %%
 kept_rows = account(SIZE, CHANNELS, WIDTH, BATCH)
-bits, pi = (2, pi16) if "dtype" in kept else (4, PI)
-bound = floor(kept_rows, pi, BETA, bits)
+number_bytes, pi = (2, pi16) if "dtype" in kept else (4, PI)
+bound = floor(kept_rows, pi, BETA, number_bytes)
 reached = BATCH / (ladder[0]["rate"] * rates["fast"] / rates["plain"])
 print(f"floor {1e3 * bound:.1f} ms, step {1e3 * reached:.1f} ms: {reached / bound:.1f} times")
 
