@@ -218,8 +218,8 @@ print(f"first {1e3 * singles[0]:.1f} ms, then {1e3 * min(later):.1f} to {1e3 * m
 # memory is fetched from the system, kernels are chosen or loaded, Adam makes its averages. Later
 # ones share the machine with everything else that runs on it.
 #
-# What the dots don't show: *drift*. A machine that warms up, or another program that starts,
-# shifts all later dots. Who measures A A A B B B then credits B with the weather.
+# What so short a series hardly shows: *drift*. A machine that warms up, or another program that
+# starts, shifts all later dots. Who measures A A A B B B then credits B with the weather.
 #
 # So we (1) wait for the device, (2) leave out a warm-up, (3) take turns A B, B A, A B, …, (4)
 # report medians and quartiles.
@@ -361,8 +361,9 @@ plot.show(fig, alt="Bars: the ten operations with the most time of their own in 
 # A few kinds of operation fill the step: convolutions, their backward passes, BatchNorm. They are
 # the ones to make cheaper, or to *leave out*. Optimizing the rest can't gain more than the rest.
 #
-# The number above the picture counts PyTorch's calls, also those that only rename a shape. Each
-# costs microseconds of Python and C++ even if it computes nothing (14.6).
+# The number above the picture counts PyTorch's calls: also those that only rename a shape, those
+# that one call makes inside another, and the loader's, for each picture anew. Each costs time even
+# if it computes nothing (14.6).
 #
 # What the picture does not show: *which layer* an operation belongs to, whether a convolution is
 # slow because it computes or because it waits for memory, and whether it was needed at all. A
@@ -421,7 +422,8 @@ def flops(layer, x, y):
 # | activation | $2n$ | $3n$ |
 # | Adam | | $7n_w$ (p, m, v read and written, gradient read) |
 #
-# In numbers moved; each has 4 bytes in float32.
+# In numbers moved; each has 4 bytes in float32. We count only passes that are *needed*: G once, and
+# no gradient of D's weights in G's turn. The plain step does more.
 
 # %%
 def passes(net, first):
@@ -553,13 +555,12 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 
 # %% [markdown]
 # Two worlds. BatchNorm and activations do a few operations per number: they can only be as fast as
-# memory. Layers with weights reuse each number many times and could reach the flat roof. How far
-# below a dot lies is what its kernel wastes. Layers with one output channel lie lower: little to
-# reuse.
+# memory. Most layers with weights reuse each number often and could reach the flat roof; those with
+# a single input or output channel lie further left. How far below the roof a dot lies is what its
+# kernel wastes (or, on a GPU, its launch).
 #
-# A dot may lie *above* the slanted roof: we measured large copies, and a tensor that still lies in
-# the processor's cache need not come from memory. And a layer alone says nothing of what two layers
-# could save together by handing numbers on (14.6).
+# A dot may lie *above* the roof: a cache may stand in for memory, and many GPUs convolve float32 in
+# TF32, a faster format. No dot says what two layers could save together (14.6).
 #
 # The **floor of the step** is the sum over all layers of the larger of their two times.
 
@@ -626,13 +627,14 @@ widgets.explore(
 )  # fmt: skip
 
 # %% [markdown]
-# Large batches and widths push the big dots to the right, over the ridge. The small dots never
-# move: an activation has the same intensity at every size. The faster the arithmetic, the further
-# right the ridge, and on a fast GPU the *memory* side takes most of the floor.
+# Large batches and widths push most big dots to the right, over the ridge. The small dots never
+# move: an activation has the same intensity at every size. The faster the arithmetic beside the
+# memory, the further right the ridge: go from float32 to 16 bits on a GPU, and see in the title how
+# *memory* takes a larger share of the floor.
 #
-# (With `bfloat16` we count two bytes for every number, also where mixed precision keeps four: it is
+# (With 16 bits we count two bytes for every number, also where mixed precision keeps four: it is
 # still a floor.) What it does not show: the time to *start* an operation. At batch 8 the floor of a
-# fast GPU is a fraction of a millisecond, and no one gets near it (14.6).
+# fast GPU is a fraction of a millisecond, and the launches alone take longer (14.6).
 
 # %%
 # checkpoint: our formulas and PyTorch's own counter, over one whole step
@@ -728,8 +730,8 @@ trial("bytes on the device", batches=on_device)
 # much faster; then one takes several `num_workers`, or this.
 #
 # Two more changes concern only how numbers are grouped. **Fused Adam** updates all weights in one
-# operation instead of several per tensor. **channels_last** stores the channels of a pixel side by
-# side (B, H, W, C in memory; the shape you see stays B, C, H, W), which convolution kernels like.
+# operation instead of many. **channels_last** stores the channels of a pixel side by side (B, H, W,
+# C in memory; the shape you see stays B, C, H, W), as many convolution kernels like it.
 
 # %%
 trial("fused Adam", fused=True)
@@ -801,7 +803,8 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 # float16); a small number *by itself* becomes zero in float16.
 #
 # **Mixed precision** (Micikevicius et al. 2018) therefore keeps in float32 what adds up many small
-# things: the weights, Adam's averages, sums. Only convolutions and matrix products get 16 bits.
+# things: the weights, Adam's averages, sums. Convolutions and matrix products get 16 bits, and what
+# follows them (activations, BatchNorm) takes and returns numbers as short as it is given.
 # `torch.autocast` does that, operation by operation, with a list. In our step it surrounds the
 # forward passes; the losses are computed outside, on `.float()` logits.
 #
@@ -819,8 +822,8 @@ show_ladder()
 # nothing. On a processor without such multipliers bfloat16 is *emulated*: correct, slow, dropped by
 # our rule.
 #
-# **Does it learn the same?** Not bitwise: every product is rounded to three digits. We train twice
-# from the same weights, with the same pictures and noise.
+# **Does it learn the same?** Not bitwise: each number is rounded to two or three digits. We train
+# twice from the same weights, with the same pictures and noise.
 
 # %%
 def loss_curves(steps=STEPS, **arguments):
@@ -855,7 +858,7 @@ two_curves(full, half, ("float32", "bfloat16"),
 print(f"first step: d_loss {full['d_loss'][0]:.4f} and {half['d_loss'][0]:.4f}")
 
 # %% [markdown]
-# At first they agree to about three digits. With every step small differences can grow, since the
+# At first they agree but for rounding. With every step small differences can grow, since the
 # game amplifies them: each player answers the other. Two runs that differ in the last bit of
 # float32 part in the same way, only later; a large learning rate brings it forward. What must agree
 # is the *course*, not every wiggle.
@@ -866,9 +869,9 @@ print(f"first step: d_loss {full['d_loss'][0]:.4f} and {half['d_loss'][0]:.4f}")
 # %% [markdown]
 # **Why GANs are touchy.** When D is sure that a picture is generated, its loss for it is nearly
 # zero, and so is the gradient that flows back (chapter 02). The mean over the batch divides it by
-# $B$ again. We collect all gradients of one step, of weights and of activations, round them to
-# float16, and ask which are *damaged*: changed by more than one percent. We take the D and G just
-# trained, and a D that has run ahead: it was trained alone for a while.
+# $B$ again. We collect all gradients of one step, of weights and of activations, that are not 0,
+# round them to float16, and ask which are *damaged*: changed by more than one percent. We take the
+# D and G just trained, and a D that has run ahead: it was trained alone for a while.
 #
 # **Predict:** which share is damaged? And if we multiply the loss by $S = 2^{12}$ first? By
 # $2^{32}$?
@@ -949,7 +952,7 @@ plot.show(
 # infinite, skip the step and halve $S$; after many good steps double it. The valley moves as D gets
 # ahead, so $S$ must follow.
 #
-# bfloat16 needs none of this: its smallest number is about float32's. That is why it is our choice
+# bfloat16 needs none of this: it has float32's exponents. That is why it is our choice
 # where a GPU has it (from compute capability 8.0 on), and float16 with scaling on older ones, such
 # as a T4.
 
@@ -1068,8 +1071,9 @@ print(f"{1e6 * adding[1]:.1f} µs for a single number; the plain step starts {st
 
 # %% [markdown]
 # The flat part is pure **launch overhead**. Where the line leaves it, the work begins to count.
-# (The printed product is a rough estimate: many of the counted operations only rename a shape and
-# cost less, and convolutions cost more to start.)
+# (Dots below the grey line: their tensors fit in a cache. The printed product is rough: an
+# operation that only renames a shape costs less, a convolution costs more to start, and on a GPU
+# the starting of one overlaps with the work of another.)
 #
 # On a CPU the flat part is a small share of a step with pictures. On a fast GPU the work itself
 # takes a few microseconds, *less than its launch*: a small net then runs at the speed of Python.
@@ -1078,8 +1082,8 @@ print(f"{1e6 * adding[1]:.1f} µs for a single number; the plain step starts {st
 # %% [markdown]
 # **Fewer operations: `torch.compile`.** It traces a function and writes new kernels in which
 # neighbouring pointwise operations are *fused*: one kernel reads each number once, does all of them
-# and writes once. The roofline says what that can give. Six separate operations move the data six
-# times back and forth.
+# and writes once. The roofline says what that can give. Seven separate operations move the data
+# seven times back and forth.
 #
 # **Predict:** how much faster does this chain become? How long does compiling take?
 
@@ -1225,9 +1229,9 @@ def sliced_gradient(net, x, ranks_):
     return torch.stack(parts).mean(0)
 
 # %% [markdown]
-# The repair is to let the ranks exchange BatchNorm's statistics as well: each sends its slice's
-# mean, all take the average; then the same for the mean squared distance from it. Here it is in one
-# process, all slices going through the net side by side.
+# If not, there is a way out: the ranks exchange BatchNorm's statistics as well. Each sends its
+# slice's mean, all take the average; then the same for the mean squared distance from it. Here it
+# is in one process, all slices going through the net side by side.
 
 # %%
 def global_norm(layer, slices):
@@ -1278,8 +1282,8 @@ plot.show(fig, alt="Error of the averaged gradient against the number of slices:
 # *different gradients*, the more so the smaller the slices. Synchronised, equal again.
 #
 # Which is right? Neither: per-slice statistics are noisier, and cheaper, since nothing is exchanged
-# in the middle of the forward pass. Many large runs do without. The course synchronises by default
-# (`sync_batch_norm=True`), so that a run is the same on one device and on eight.
+# in the middle of the forward pass. Goyal et al. (2017) keep them. The course synchronises by
+# default (`sync_batch_norm=True`), so that a run is the same on one device and on eight.
 #
 # Now **two real processes**. The gradients' average by hand is one call per tensor:
 
@@ -1445,7 +1449,7 @@ print(f"H200 step at its floor {1e3 * h200:.2f} ms; gradients {big_bytes / 1e6:.
 #
 # What the figure hides is the worst price of weak scaling: a batch 64 times larger is *another
 # training*. Goyal et al. (2017) raise the learning rate with the batch and warm it up, and find a
-# limit. For GANs no such rule is safe: measure quality, not pictures per second.
+# limit. We know no such rule for GANs: measure quality, not pictures per second.
 
 # %%
 # checkpoint: equal where theory says so; two real processes are one; the ring, simulated
@@ -1510,10 +1514,11 @@ share = median(taken) / (500 * here + median(taken))
 print(f"every 500 steps: {share:.2%} of the time")
 
 # %% [markdown]
-# Cheap, on a disk of one's own. What matters more is the moment of a power cut, or of a Colab
-# machine taken away. Who overwrites the only checkpoint *in place* has, for that moment, neither
-# the old nor the new one. `checkpoint.save` writes a temporary file in the same folder, waits until
-# it is on the disk, and then renames it; a rename is all or nothing.
+# What does it cost? Little beside 500 slow steps, on a disk of one's own; the faster the step, the
+# rarer one should write. What matters more is the moment of a power cut, or of a Colab machine
+# taken away. Who overwrites the only checkpoint *in place* has, for that moment, neither the old
+# nor the new one. `checkpoint.save` writes a temporary file in the same folder, waits until it is
+# on the disk, and then renames it; a rename is all or nothing.
 #
 # We play a kill in the middle of writing, both ways.
 
@@ -1598,9 +1603,10 @@ for at, value in tracked.get("d_loss", []):
 #
 # **Question.** Do the gains multiply to what the ladder says? And is it still the same training?
 #
-# The course's loop has all of this behind arguments. We give it what our ladder kept, the same
-# weights, pictures and noise, and race it against the loop of the beginning. It does a little more:
-# it averages G, notes gradient norms, writes a history.
+# The course's loop has all of this built in: 14.4's first four changes always, the others behind
+# arguments, which we set as our ladder left them. It gets the same weights, pictures and noise, and
+# races against the loop of the beginning. It does a little more: it averages G, notes gradient
+# norms, writes a history.
 #
 # **Predict:** the ladder's last green bar, or less?
 
