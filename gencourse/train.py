@@ -420,6 +420,7 @@ def shifted(x, most):
 def prepared(models, channels_last=True, compile=False, sync_batch_norm=True):
     """Models on `runtime.device()`, equal in all processes and in training mode; see the top."""
     ranks.start()
+    fast.keep_freed_memory()
     layout = torch.channels_last if channels_last else torch.preserve_format
     models = [m.to(runtime.device(), memory_format=layout).train() for m in models]
     ranks.copy_from_main(*models)
