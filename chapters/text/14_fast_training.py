@@ -23,12 +23,21 @@
 # **You need** [chapter 05](05_dcgan.ipynb) (the nets and the loop) and
 # [chapter 03](03_convolutions.ipynb) (what a convolution computes).
 #
-# <!-- stamp -->*Run time: not measured yet.*<!-- /stamp -->
+# <!-- stamp -->
+# *Run time: 3.0 min, peak memory 1.6 GB, `cpu` profile on `digits`, `fashion_mnist`
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# <!-- /stamp -->
 #
-# <!-- badge --><!-- /badge -->
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/14_fast_training.ipynb)
+# <!-- /badge -->
 
 # %% tags=["install"]
-# install
+import sys
+
+if "google.colab" in sys.modules:  # anywhere else the course is installed already
+    print("Installing the course's helpers …")
+    # %pip install -q "gencourse @ git+https://github.com/OWNER/gencourse"
 
 # %%
 import itertools
@@ -408,7 +417,9 @@ def flops(layer, x, y):
         return 2 * layer.kernel_size[0] ** 2 * layer.out_channels * x.numel()
     if isinstance(layer, nn.Linear):
         return 2 * layer.in_features * y.numel()
-    return {nn.BatchNorm2d: 4, nn.Flatten: 0, nn.Unflatten: 0}.get(type(layer), 1) * y.numel()
+    if isinstance(layer, nn.Flatten | nn.Unflatten):
+        return 0
+    return (4 if isinstance(layer, nn.BatchNorm2d) else 1) * y.numel()
 
 # %% [markdown]
 # In training there are up to three products per layer: the output, the gradient of the input, the
@@ -559,8 +570,9 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 # a single input or output channel lie further left. How far below the roof a dot lies is what its
 # kernel wastes (or, on a GPU, its launch).
 #
-# A dot may lie *above* the roof: a cache may stand in for memory, and many GPUs convolve float32 in
-# TF32, a faster format. No dot says what two layers could save together (14.6).
+# A dot may lie *above* the roof: a cache may stand in for memory, many GPUs convolve float32 in a
+# faster format (TF32), and on a processor convolutions and matrix products may come from two
+# libraries. The roof is what *we* saw at best. No dot says what two layers could save together (14.6).
 #
 # The **floor of the step** is the sum over all layers of the larger of their two times.
 
@@ -1015,9 +1027,12 @@ def d_gradients(net, dtype=torch.float32, scale=1.0):
 exact = d_gradients(D)
 if DEVICE.type == "cpu":
     assert torch.equal(d_gradients(D, scale=2.0**10), exact)  # only exponents change
-for dtype in (torch.bfloat16, torch.float16):
-    scale = 2.0**14 if dtype == torch.float16 else 1.0
-    assert F.cosine_similarity(d_gradients(D, dtype, scale), exact, dim=0) > 0.98
+for dtype, scale in ((torch.bfloat16, 1.0), (torch.float16, 2.0**14)):
+    while not (few := d_gradients(D, dtype, scale)).isfinite().all():
+        scale /= 2  # as `scaled_step` does
+    alike = F.cosine_similarity(few, exact, dim=0)
+    print(f"{dtype}: scale {scale:g}, cosine to float32's gradient {alike:.4f}")
+    assert alike > 0.9
 torch.testing.assert_close(F.batch_norm(rounded, None, None, training=True).float().var(0)[:9],
                            torch.ones(9), rtol=0.1, atol=0)  # fmt: skip
 
@@ -1092,6 +1107,7 @@ def chain(x):
     return ((x * 1.5 + 0.5).clamp(-3, 3).square() * 0.25 - 1).abs()
 
 # %%
+import logging
 import shutil
 
 if DEVICE.type == "cuda":
@@ -1103,6 +1119,7 @@ print("compiling" if can_compile else f"not compiled, nothing measured: {why}")
 
 # %%
 long = torch.randn(runtime.budget(smoke=1 << 10, cpu=1 << 22, gpu=1 << 26), device=DEVICE)
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA" is no news
 if can_compile:
     fused_chain = torch.compile(chain)
     try:
