@@ -275,7 +275,8 @@ print(f"all turns: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
 # Whatever the single turns claim is noise. It is the size of effect that we can't see here.
 #
 # Now the rule, before the results: a change is **kept** if at least three turns in four gained
-# from it, that is, if the lower quartile of the ratios is above 1. `trial` measures a change on top
+# from it, that is, if the lower quartile of the ratios is above 1. (A change that does nothing
+# passes now and then, by luck; more turns make that rarer.) `trial` measures a change on top
 # of everything kept before, and adds a bar to a ladder. A bar's height is the plain loop's rate
 # times all gains kept so far, so that drift between sections does not enter.
 
@@ -572,7 +573,8 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 #
 # A dot may lie *above* the roof: a cache may stand in for memory, many GPUs convolve float32 in a
 # faster format (TF32), and on a processor convolutions and matrix products may come from two
-# libraries. The roof is what *we* saw at best. No dot says what two layers could save together (14.6).
+# libraries. The roof is what *we* saw at best. No dot says what two layers could save together
+# (14.6).
 #
 # The **floor of the step** is the sum over all layers of the larger of their two times.
 
@@ -1081,8 +1083,14 @@ ax.set(xlabel="numbers in x", ylabel="time [µs]", ylim=(min(adding.values()) * 
 ax.legend()
 plot.show(fig, alt="Time of adding one against the size of the tensor: flat for small tensors, "
           "then rising along the line that memory allows.")  # fmt: skip
-print(f"{1e6 * adding[1]:.1f} µs for a single number; the plain step starts {starts:,.0f} "
-      f"operations: about {1e3 * starts * adding[1]:.1f} ms at that price")  # fmt: skip
+
+# %%
+without_loader = make(batches=on_device)
+without_loader()  # Adam makes its averages in the first step
+counted, times = profiled(without_loader)
+starts = sum(row.count for row in counted if row.key.startswith("aten::")) / times
+print(f"{1e6 * adding[1]:.1f} µs for a single number; without its loader the plain step starts "
+      f"{starts:,.0f} operations, about {1e3 * starts * adding[1]:.1f} ms at that price")
 
 # %% [markdown]
 # The flat part is pure **launch overhead**. Where the line leaves it, the work begins to count.
