@@ -888,7 +888,7 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 # | [08 VAE](08_vae.ipynb) | Can we learn to draw without a judge? |
 # | [09 Latent space](09_latent_space.ipynb) | What do the random numbers mean? |
 # | [10 GAN against VAE](10_gan_vs_vae.ipynb) | Which of the two, and when? |
-# | [14 Fast training](14_fast_training.ipynb) | Where does the time go, and how does one need less of it? |
+# | [14 Fast training](14_fast_training.ipynb) | Where does the time go, and how to need less? |
 
 # %% [markdown]
 # **A chapter** has the rhythm you just met: question, *prediction*, equation, code, figure, and
