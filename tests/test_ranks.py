@@ -1,6 +1,7 @@
 """Several processes on one machine (gloo, CPU) against one process with the same global batch."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -303,6 +304,20 @@ def test_ctrl_c_stops_all_at_the_same_step(tmp_path):
         "Stopped after step 20; run the same again to continue from there."
     ]
     assert checkpoint.load_latest(tmp_path)[0] == 20
+
+
+def test_notebook_launcher(tmp_path):
+    from accelerate import notebook_launcher
+
+    def work():
+        weights, history = gan(steps=2)
+        found = {"world": ranks.world(), "weights": weights, "rows": len(history.get("d_loss", []))}
+        (tmp_path / f"{ranks.rank()}.json").write_text(json.dumps(found))
+
+    notebook_launcher(work, num_processes=2)
+    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert main["world"] == other["world"] == 2 and main["weights"] == other["weights"]
+    assert (main["rows"], other["rows"]) == (2, 0)
 
 
 def test_the_command_under_accelerate_launch(tmp_path):

@@ -879,16 +879,16 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 # |---|---|
 # | **00 Start here** | What does it take to make a picture? |
 # | [01 KL divergence](01_kl_divergence.ipynb) | How different are two distributions? |
-# | [02 Minimax](02_minimax.ipynb) | What happens when two networks play against each other? |
-# | [03 Convolutions](03_convolutions.ipynb) | How does a network see, and how does it paint? |
+# | [02 Minimax](02_minimax.ipynb) | What if two networks play a game? |
+# | [03 Convolutions](03_convolutions.ipynb) | How does a network see and paint? |
 # | [04 The first GAN](04_first_gan.ipynb) | What does each line of the training loop do? |
-# | [05 DCGAN](05_dcgan.ipynb) | How do we train one to the end, on real images? |
+# | [05 DCGAN](05_dcgan.ipynb) | How do we train one to the end? |
 # | [06 Mode collapse](06_mode_collapse.ipynb) | Why do GANs forget, and what helps? |
 # | [07 Evaluation](07_evaluation.ipynb) | How good is a generator, honestly? |
 # | [08 VAE](08_vae.ipynb) | Can we learn to draw without a judge? |
 # | [09 Latent space](09_latent_space.ipynb) | What do the random numbers mean? |
 # | [10 GAN against VAE](10_gan_vs_vae.ipynb) | Which of the two, and when? |
-# | [14 Fast training](14_fast_training.ipynb) | Where does the time go, and how to need less? |
+# | [14 Fast training](14_fast_training.ipynb) | Where does the time go? |
 
 # %% [markdown]
 # **A chapter** has the rhythm you just met: question, *prediction*, equation, code, figure, and

@@ -570,7 +570,8 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 # memory. Most layers with weights reuse each number often and could reach the flat roof; those with
 # a single input or output channel lie further left. How far below the roof a dot lies is what its
 # kernel wastes (or, on a GPU, its launch).
-#
+
+# %% [markdown]
 # A dot may lie *above* the roof: a cache may stand in for memory, many GPUs convolve float32 in a
 # faster format (TF32), and on a processor convolutions and matrix products may come from two
 # libraries. The roof is what *we* saw at best. No dot says what two layers could save together
@@ -1083,20 +1084,14 @@ ax.set(xlabel="numbers in x", ylabel="time [µs]", ylim=(min(adding.values()) * 
 ax.legend()
 plot.show(fig, alt="Time of adding one against the size of the tensor: flat for small tensors, "
           "then rising along the line that memory allows.")  # fmt: skip
-
-# %%
-without_loader = make(batches=on_device)
-without_loader()  # Adam makes its averages in the first step
-counted, times = profiled(without_loader)
-starts = sum(row.count for row in counted if row.key.startswith("aten::")) / times
-print(f"{1e6 * adding[1]:.1f} µs for a single number; without its loader the plain step starts "
-      f"{starts:,.0f} operations, about {1e3 * starts * adding[1]:.1f} ms at that price")
+print(f"{1e6 * adding[1]:.1f} µs for a single number; the plain step starts {starts:,.0f} "
+      f"operations: about {1e3 * starts * adding[1]:.1f} ms at that price")  # fmt: skip
 
 # %% [markdown]
 # The flat part is pure **launch overhead**. Where the line leaves it, the work begins to count.
-# (Dots below the grey line: their tensors fit in a cache. The printed product is rough: an
-# operation that only renames a shape costs less, a convolution costs more to start, and on a GPU
-# the starting of one overlaps with the work of another.)
+# (Dots below the grey line: their tensors fit in a cache. The printed product is rough: many of
+# these operations are the loader's, one that only renames a shape costs less, a convolution costs
+# more to start, and on a GPU the starting of one overlaps with the work of another.)
 #
 # On a CPU the flat part is a small share of a step with pictures. On a fast GPU the work itself
 # takes a few microseconds, *less than its launch*: a small net then runs at the speed of Python.
