@@ -24,7 +24,8 @@ def start():
 
     Raises: UserError on Apple's MPS, which has no messages between processes.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or world() > 1:
+    launched = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if not launched or world() > 1:
         return
     device = runtime.device()
     if device.type == "cuda":

@@ -47,7 +47,7 @@ def together(function, n=2):
 
 
 def alone(function):
-    """What function() returns in a single process: this one."""
+    """What function() returns in this process, in float64."""
     torch.set_default_dtype(torch.float64)
     try:
         return function()
@@ -310,7 +310,7 @@ def test_notebook_launcher(tmp_path):
     from accelerate import notebook_launcher
 
     def work():
-        weights, history = gan(steps=2)
+        weights, history = alone(lambda: gan(steps=2))  # in float64, each of the two
         found = {"world": ranks.world(), "weights": weights, "rows": len(history.get("d_loss", []))}
         (tmp_path / f"{ranks.rank()}.json").write_text(json.dumps(found))
 
