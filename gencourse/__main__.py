@@ -131,6 +131,7 @@ def train(
             f"--batch-size is {batch_size}, which {ranks.world()} processes can't share evenly; "
             f"choose a multiple of {ranks.world()}."
         )
+    loops.check_graph(graph)
     out = out or Path("runs") / f"{model.value}-{re.sub(r'[^A-Za-z0-9]+', '-', data).strip('-')}"
     if out.exists() and not out.is_dir():
         raise runtime.UserError(f"--out {out} is a file; name a folder.")

@@ -146,7 +146,7 @@ def train_gan(
     Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
     """
     device, dtype = runtime.device(), fast.precision(precision)
-    G, D = prepared([generator, discriminator], channels_last, compile, sync_batch_norm)
+    G, D = prepared([generator, discriminator], channels_last, compile, sync_batch_norm, graph)
     ema = EMA(G, ema_decay)
     g_opt = torch.optim.Adam(G.parameters(), lr=lr, betas=betas, fused=fused)
     d_opt = torch.optim.Adam(D.parameters(), lr=lr, betas=betas, fused=fused)
@@ -246,7 +246,7 @@ def train_vae(
     Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
     """
     device, dtype = runtime.device(), fast.precision(precision)
-    (vae,) = prepared([vae], channels_last, compile, sync_batch_norm)
+    (vae,) = prepared([vae], channels_last, compile, sync_batch_norm, graph)
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=fused)
     scaler = fast.Scaler(device, dtype)
     noise = fixed_noise(64, vae.z_dim, seed)
@@ -333,7 +333,7 @@ def train_classifier(
             "in a folder of yours one subfolder for each class."
         )
     device, dtype = runtime.device(), fast.precision(precision)
-    (classifier,) = prepared([classifier], channels_last, compile, sync_batch_norm)
+    (classifier,) = prepared([classifier], channels_last, compile, sync_batch_norm, graph)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.01, fused=fused)
     scaler = fast.Scaler(device, dtype)
     settings = {**_describe(images, classifier=classifier), "lr": lr, "shift": shift, "seed": seed}
@@ -417,9 +417,21 @@ def shifted(x, most):
     return x.movedim(1, -1)[pictures, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
-def prepared(models, channels_last=True, compile=False, sync_batch_norm=True):
-    """Models on `runtime.device()`, equal in all processes and in training mode; see the top."""
+def check_graph(graph):
+    """Raise UserError if a CUDA graph is asked for where there can be none."""
+    if graph and (runtime.device().type != "cuda" or ranks.world() > 1):
+        raise runtime.UserError(
+            "A CUDA graph needs a CUDA device and a single process: leave graph (--graph) out."
+        )
+
+
+def prepared(models, channels_last=True, compile=False, sync_batch_norm=True, graph=False):
+    """Models on `runtime.device()`, equal in all processes and in training mode; see the top.
+
+    Raises: UserError as `check_graph`: here, before `Run` deletes anything for fresh=True.
+    """
     ranks.start()
+    check_graph(graph)
     fast.keep_freed_memory()
     layout = torch.channels_last if channels_last else torch.preserve_format
     models = [m.to(runtime.device(), memory_format=layout).train() for m in models]
@@ -434,10 +446,6 @@ def prepared(models, channels_last=True, compile=False, sync_batch_norm=True):
 
 def maybe_graphed(step, graph, *optimizers):
     """The step itself, or as a CUDA graph; to be called when a run's checkpoint has been loaded."""
-    if graph and (runtime.device().type != "cuda" or ranks.world() > 1):
-        raise runtime.UserError(
-            "A CUDA graph needs a CUDA device and a single process: leave graph (--graph) out."
-        )
     for optimizer in optimizers:
         fast.prepare_optimizer(optimizer, graph)
     return fast.Graphed(step) if graph else step
