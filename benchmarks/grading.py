@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import classroom  # noqa: E402  (from the tests)
 
 from gencourse import runtime  # noqa: E402
-from gencourse.grade import grade  # noqa: E402
+from gencourse.classroom.grade import grade  # noqa: E402
 
 
 def students(count, hostile_tenth):

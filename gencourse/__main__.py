@@ -224,9 +224,9 @@ def grade(
     """
     from gencourse import runtime
     from gencourse.checks import core
-    from gencourse.grade import fill_worksheet
-    from gencourse.grade import grade as grade_all
-    from gencourse.sandbox import Limits
+    from gencourse.classroom.grade import fill_worksheet
+    from gencourse.classroom.grade import grade as grade_all
+    from gencourse.classroom.sandbox import Limits
 
     given = {"--workers": workers, "--memory": memory, "--cell-seconds": cell_seconds}
     for name, value in given.items():

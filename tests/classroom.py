@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gencourse import divergences, sandbox
 from gencourse.checks import core
-from gencourse.grade import grade
+from gencourse.classroom.grade import grade
 
 ASSIGNMENT = "01_kl_divergence"
 EXERCISES = core.assignments()[ASSIGNMENT]

@@ -7,7 +7,7 @@ import classroom
 import pytest
 from classroom import ASSIGNMENT
 
-from gencourse import sandbox
+from gencourse.classroom import sandbox
 
 STUDENTS = {s.id: s for s in classroom.students()}
 WAS_HERE = "/tmp/gencourse-was-here"  # what the student "pickles" tries to leave behind

@@ -17,9 +17,9 @@ import classroom
 import pytest
 import torch
 
-from gencourse import grade as grading
-from gencourse import sandbox, submissions
 from gencourse.checks import core, values
+from gencourse.classroom import grade as grading
+from gencourse.classroom import sandbox, submissions
 from gencourse.runtime import UserError
 
 STUDENTS = {s.id: s for s in classroom.students()}

@@ -2,8 +2,8 @@
 
 import classroom
 
-from gencourse import grade, sandbox, submissions
 from gencourse.checks import core
+from gencourse.classroom import grade, sandbox, submissions
 
 
 def test_every_solution_is_worth_all_points(tmp_path, bubblewrap):

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gencourse"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-# A module imports only what stands here; `gencourse` itself imports nothing.
+# A module imports only what stands here; `gencourse` itself imports nothing. "checks" stands for
+# all of a subfolder, "checks.chapter" for each chapter's file.
+MATHS = {"data", "divergences", "doctor", "evaluate", "latent", "losses", "nets", "runtime",
+         "shapes", "train"}  # fmt: skip
 MAY_IMPORT = {
     "__init__": set(),
     "runtime": set(),
@@ -36,30 +39,29 @@ MAY_IMPORT = {
     "doctor": {"run", "runtime", "evaluate"},
     "plot": set(),
     "widgets": {"plot", "latent"},
-    "seccomp": set(),
-    "sandbox": {"checks", "runtime", "seccomp"},
-    "submissions": {"runtime"},
-    "grade": {"checks", "sandbox", "submissions", "plot", "runtime", "checkpoint"},
-}
-MAY_IMPORT["__main__"] = set(MAY_IMPORT) - {"__init__"} | {"checks"}
-MATHS = {"data", "divergences", "doctor", "evaluate", "latent", "losses", "nets", "runtime",
-         "shapes", "train"}  # fmt: skip
-# The one subfolder. What runs beside a student's code imports nothing that holds an answer.
-CHECKS_MAY_IMPORT = {
-    "__init__": {"checks.core"},
-    "core": {"checks.inside", "checks.values"},
-    "chapter": MATHS | {"checks.core", "checks.drivers"},
-    "play": {"checks.inside", "checks.values"},
-    "inside": {"checks.drivers", "checks.values"},
-    "drivers": {"checks.values"},
-    "values": set(),
-}
+    # What runs beside a student's code (play, inside, drivers, values) imports no answer.
+    "checks.__init__": {"checks.core"},
+    "checks.core": {"checks.inside", "checks.values"},
+    "checks.chapter": MATHS | {"checks.core", "checks.drivers"},
+    "checks.play": {"checks.inside", "checks.values"},
+    "checks.inside": {"checks.drivers", "checks.values"},
+    "checks.drivers": {"checks.values"},
+    "checks.values": set(),
+    "classroom.__init__": set(),
+    "classroom.seccomp": set(),
+    "classroom.submissions": {"runtime"},
+    "classroom.sandbox": {"checks", "runtime", "classroom.seccomp"},
+    "classroom.grade": {
+        "checks", "classroom.sandbox", "classroom.submissions", "plot", "runtime", "checkpoint",
+    },
+}  # fmt: skip
+MAY_IMPORT["__main__"] = {name.split(".")[0] for name in MAY_IMPORT} - {"__init__"}
 
 
-def imported(source, parts=1):
+def imported(source):
     """The modules of the package that a source imports, at the top or inside a function.
 
-    parts: of a module's name; with 2, a module of checks is "checks.core".
+    A module of a subfolder is "checks.core", the package itself "__init__".
     """
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -74,34 +76,30 @@ def imported(source, parts=1):
         for name in names:
             first, *rest = name.split(".")
             if first == "gencourse":
-                kept = rest[: parts if rest[:1] == ["checks"] else 1]
+                kept = rest[: 2 if (PACKAGE / rest[0]).is_dir() else 1] if rest else []
                 found.add(".".join(kept) or "__init__")
     return found - {"__version__"}
 
 
 def test_the_import_table_is_kept():
-    modules = {p.stem: imported(p.read_text(encoding="utf-8")) for p in PACKAGE.glob("*.py")}
-    assert set(modules) == set(MAY_IMPORT), "every module stands in the table, and no other"
-    wrong = {m: found - MAY_IMPORT[m] for m, found in modules.items() if found - MAY_IMPORT[m]}
-    assert not wrong, f"imports that the table does not allow: {wrong}"
-
-
-def test_the_import_table_of_the_checks_is_kept():
-    folder = PACKAGE / "checks"
-    assert {p.parent for p in PACKAGE.rglob("*.py")} == {PACKAGE, folder}
-    modules = {p.stem: imported(p.read_text(encoding="utf-8"), 2) for p in folder.glob("*.py")}
-    rows = {m: re.sub(r"^chapter_\d\d$", "chapter", m) for m in modules}
-    assert set(rows.values()) == set(CHECKS_MAY_IMPORT), "every module stands in the table"
-    wrong = {m: found - CHECKS_MAY_IMPORT[rows[m]] for m, found in modules.items()}
+    files = {p.relative_to(PACKAGE).with_suffix("").parts: p for p in PACKAGE.rglob("*.py")}
+    paths = {".".join(parts): path for parts, path in files.items()}
+    rows = {module: re.sub(r"chapter_\d\d$", "chapter", module) for module in paths}
+    assert set(rows.values()) == set(MAY_IMPORT), "every module stands in the table, and no other"
+    wrong = {}
+    for module, path in paths.items():
+        allowed = MAY_IMPORT[rows[module]]
+        found = imported(path.read_text(encoding="utf-8"))
+        wrong[module] = {f for f in found if f not in allowed and f.split(".")[0] not in allowed}
     assert not {m: w for m, w in wrong.items() if w}, "imports that the table does not allow"
 
 
 def test_what_is_shipped_into_the_sandbox_imports_only_what_is_shipped():
-    from gencourse import sandbox
+    from gencourse.classroom import sandbox
 
     shipped = {m: PACKAGE / f"{m}.py" for m in sandbox.SHIPPED}
     shipped |= {f"checks.{m}": PACKAGE / "checks" / f"{m}.py" for m in sandbox.SHIPPED_CHECKS}
-    found = {m: imported(path.read_text(encoding="utf-8"), 2) for m, path in shipped.items()}
+    found = {m: imported(path.read_text(encoding="utf-8")) for m, path in shipped.items()}
     assert not {m: used - set(shipped) for m, used in found.items() if used - set(shipped)}
     assert not {"checks.core", "divergences", "losses", "nets"} & set(shipped), "they hold answers"
 
@@ -124,8 +122,7 @@ def test_what_is_shipped_into_the_sandbox_imports_only_what_is_shipped():
     ],
 )
 def test_each_way_to_import_is_seen(source, modules):
-    assert imported(source, 2) == modules
-    assert imported(source) == {m.split(".")[0] for m in modules}
+    assert imported(source) == modules
 
 
 @pytest.mark.parametrize("module", ["gencourse", "gencourse.data", "gencourse.runtime"])

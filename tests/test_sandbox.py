@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from gencourse import sandbox, seccomp
+from gencourse.classroom import sandbox, seccomp
 from gencourse.runtime import UserError
 
 LIMITS = sandbox.Limits(cell=20, call=20)
@@ -60,7 +60,7 @@ def test_nothing_can_be_read_but_python_and_the_helpers(box):
     return found
     """
     files = look(box, walk)
-    here = Path(sandbox.__file__).resolve().parent
+    here = sandbox.PACKAGE
     for path in (here / "divergences.py", here / "checks" / "core.py",
                  here / "checks" / "chapter_01.py", Path(__file__).resolve()):
         assert path.exists() and str(path) not in files, path

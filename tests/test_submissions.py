@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from gencourse import submissions
+from gencourse.classroom import submissions
 from gencourse.runtime import UserError
 
 

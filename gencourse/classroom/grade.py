@@ -22,9 +22,9 @@ from typing import NamedTuple
 import psutil
 from tqdm.auto import tqdm
 
-from gencourse import sandbox, submissions
 from gencourse.checkpoint import make_folder, write_atomically
 from gencourse.checks import core, inside
+from gencourse.classroom import sandbox, submissions
 from gencourse.runtime import UserError
 
 ATTEMPTS = 5  # sandboxes for one notebook: each after the first leaves out the cell that broke it
@@ -374,6 +374,6 @@ def _file_name(identity):
 def _version():
     """A hash of everything that decides about a grade."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):  # references are all over the package
+    for path in sorted(sandbox.PACKAGE.rglob("*.py")):  # references are all over the package
         digest.update(path.read_bytes())
     return digest.hexdigest()
