@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gencourse.checks import core, drivers, inside, values
+from gencourse.checks import core, drivers, inside, values, watch
 from gencourse.checks.core import Exercise, NotYet, check
 
 SEEDS = (0, 1, 2, 20261120)  # 0 is the notebook's; grading draws its own
@@ -78,10 +78,10 @@ def test_an_exercise_has_its_sentences(exercise):
 
 def test_the_inputs_come_from_the_seed_and_travel(exercise):
     first, again, other = (exercise.inputs(seed) for seed in (3, 3, 4))
-    assert all(inside._same(a, b) for a, b in zip(first, again, strict=True))
+    assert all(watch.same(a, b) for a, b in zip(first, again, strict=True))
     if values.tensors([*map(values.plain, first)]):
-        assert not all(inside._same(a, b) for a, b in zip(first, other, strict=True))
-    assert inside._same(travelled(first), first), "only plain data reaches the sandbox"
+        assert not all(watch.same(a, b) for a, b in zip(first, other, strict=True))
+    assert watch.same(travelled(first), first), "only plain data reaches the sandbox"
     assert first and all(set(exercise.gradient) <= set(case) for case in first)
 
 
@@ -189,7 +189,7 @@ def leaving(x, name):
 FAULTS = {
     # what an answer does, and a part of the sentence that is said
     "shape": (lambda x, name: 2 * x[None], "has (1, 3), expected (3,)"),
-    "dtype": (lambda x, name: 2 * x.double(), "dtype is torch.float64; torch.float32 was"),
+    "dtype": (lambda x, name: (2 * x).long(), "dtype is torch.int64; torch.float32 was"),
     "device": (lambda x, name: 2 * x.to("meta"), "lies on the device meta, the inputs on cpu."),
     "in place": (in_place, "values are right, but `x` changed in place"),
     "detached": (lambda x, name: 2 * x.detach(), "no gradient flows from them back to `x`"),
@@ -313,7 +313,10 @@ def test_an_outcome_says_what_an_answer_did():
 
     found = inside.outcome("no driver", answer, case)
     assert found.value["both"][1] == 3 and found.value["text"] == "a"
-    assert (found.devices, found.changed, found.error) == (("cpu",), ("y",), None)
+    assert (found.devices, found.error) == (("cpu",), None)
+    (record,) = found.left
+    assert record["names"] == ("x", "y")
+    assert same(record["changed"], {"1[0]:values": torch.ones(1)})
     assert torch.equal(case["y"][0], torch.zeros(1)), "the case itself stays"
 
 

@@ -10,18 +10,18 @@ STEM = "01_kl_divergence"
 
 
 def probabilities(rng, *shape):
-    """Random distributions over the last dimension, float64."""
+    """Random distributions over the last dimension."""
     return normals(rng, *shape).softmax(-1)
 
 
 def pairs(rng):
     """p, q for two arrays, for batches, a batch of one, zeros, and with nothing in common."""
-    half = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
-    third = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+    half = torch.tensor([0.5, 0.5, 0.0])
+    third = torch.tensor([0.25, 0.5, 0.25])
     sizes = [(5,), (3, 4), (1, 2)]
     drawn = [{"p": probabilities(rng, *s), "q": probabilities(rng, *s)} for s in sizes]
     both = [[0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0]], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-    both = [dict(zip("pq", torch.tensor(x, dtype=torch.float64), strict=True)) for x in both]
+    both = [dict(zip("pq", torch.tensor(x), strict=True)) for x in both]
     return [*drawn, {"p": half, "q": third}, {"p": half.clone(), "q": half.flip(-1)}, *both]
 
 
@@ -34,6 +34,7 @@ kl = Exercise(
     tests="arrays and batches, in nats; zeros in p, in q and in both; the gradient in q.",
     hint="Σ p·log(p/q) over the last dimension; where p = 0 nothing is added, whatever q is.",
     gradient=("q",),
+    simplex=("q",),
 )
 kl.cases(pairs)
 kl.reference(divergences.kl)
@@ -277,8 +278,8 @@ wasserstein1 = Exercise(
 def samples(rng):
     sizes = [(6, 6), (5, 8), (1, 4), (7, 2)]
     drawn = [{"x": normals(rng, n), "y": 2 * normals(rng, m) + 1} for n, m in sizes]
-    ties = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    return [*drawn, {"x": ties, "y": torch.tensor([1.0, 0.0], dtype=torch.float64)}]
+    ties = torch.tensor([0.0, 0.0, 1.0])
+    return [*drawn, {"x": ties, "y": torch.tensor([1.0, 0.0])}]
 
 
 wasserstein1.reference(divergences.wasserstein1)

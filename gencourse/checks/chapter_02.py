@@ -44,11 +44,10 @@ optimal_discriminator = Exercise(
 @optimal_discriminator.cases
 def densities(rng):
     drawn = [{"p": normals(rng, *s).exp(), "q": normals(rng, *s).exp()} for s in [(5,), (3, 4)]]
-    tails = {"p": (normals(rng, 4) - 150).exp(), "q": (normals(rng, 4) - 150).exp()}
-    single = {k: normals(rng, 2, dtype=torch.float32).exp() for k in ("p", "q")}
-    p = torch.tensor([0.5, 0.0, 0.0, 0.2], dtype=torch.float64)
-    q = torch.tensor([0.0, 0.3, 0.0, 0.2], dtype=torch.float64)
-    return [*drawn, tails, single, {"p": p, "q": q}]
+    tails = {k: (normals(rng, 4, dtype=torch.float64) - 150).exp() for k in ("p", "q")}
+    p = torch.tensor([0.5, 0.0, 0.0, 0.2])
+    q = torch.tensor([0.0, 0.3, 0.0, 0.2])
+    return [*drawn, tails, {"p": p, "q": q}]
 
 
 @optimal_discriminator.reference
@@ -323,7 +322,7 @@ def games(rng):
     for (n, m), eta in [((3, 2), 0.3), ((2, 2), 0.5), ((1, 4), 0.05), ((1, 1), 0.9)]:
         x, y, a = normals(rng, n), normals(rng, m), normals(rng, n, m)
         drawn.append({"x": x, "y": y, "A": a, "eta": eta})
-    one = torch.ones(1, dtype=torch.float64)
+    one = torch.ones(1)
     return [{"x": one, "y": torch.zeros_like(one), "A": one[:, None].clone(), "eta": 0.3}, *drawn]
 
 

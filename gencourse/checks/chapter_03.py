@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from gencourse.checks import drivers
-from gencourse.checks.core import Exercise, normals
+from gencourse.checks.core import Exercise, draw_seed, normals
 
 STEM = "03_convolutions"
 
@@ -328,6 +328,7 @@ share_right = Exercise(
     tests="a net with BatchNorm, in training and in eval mode, batches that don't come out even: "
     "the share, and that the net is afterwards as it was.",
     hint="Remember `net.training`, switch to eval mode, count over all batches, switch back.",
+    random=True,
 )
 
 
@@ -336,15 +337,14 @@ def classifiers(rng):
     drawn = []
     for n, batch_size, training in [(11, 4, True), (11, 4, False), (7, 3, True), (6, 20, True)]:
         x = 2 * normals(rng, n, 3) + 1
-        weights = [normals(rng, 5, 3), normals(rng, 5), normals(rng, 4, 5), normals(rng, 4)]
-        mean, var = normals(rng, 5), normals(rng, 5).exp()
-        net = drivers.small_classifier(weights, mean, var).eval()
+        seed = draw_seed(rng)
+        net = drivers.small_classifier(seed).eval()
         labels = net(x).argmax(1)
         wrong = torch.arange(n) % 4 == 0  # three of four right in each full batch of four …
         wrong[-2:] = True  # … and fewer in the last one
         labels = torch.where(wrong, (labels + 1) % 4, labels)
-        case = {"weights": weights, "mean": mean, "var": var, "training": training}
-        drawn.append({**case, "x": x, "labels": labels, "batch_size": batch_size})
+        drawn.append({"net": seed, "training": training, "x": x, "labels": labels,
+                      "batch_size": batch_size})  # fmt: skip
     return drawn
 
 

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import losses
-from gencourse.checks.core import Exercise, normals
+from gencourse.checks.core import STATISTICS, Exercise, draw_seed, normals
 
 STEM = "04_first_gan"
 
@@ -118,7 +118,7 @@ def densities(rng):
     targets = [(1.0, 0.0), (0.9, 0.0), (0.9, 0.1), (0.7, 0.2)]
     drawn = [{"p": normals(rng, 6).exp(), "q": normals(rng, 6).exp(), "real_target": a,
               "fake_target": b} for a, b in targets]  # fmt: skip
-    p, q = torch.tensor([0.4, 0.0], dtype=torch.float64), torch.tensor([0.0, 0.3]).double()
+    p, q = torch.tensor([0.4, 0.0]), torch.tensor([0.0, 0.3])
     return [*drawn, {"p": p, "q": q, "real_target": 0.8, "fake_target": 0.3}]
 
 
@@ -249,14 +249,11 @@ def best_of_the_given(pictures, loss):
 
 
 def tiny_pairs(rng, options):
-    """Weights of a small G and D, and a few batches of points and noise."""
+    """A small G and D, and a few batches of points and noise."""
     drawn = []
     for steps, batch, extra in options:
-        sizes = {"G": (2, 4, 3), "D": (3, 5, 1)}
-        case = {k: [normals(rng, h, i), normals(rng, h), normals(rng, o, h), normals(rng, o)]
-                for k, (i, h, o) in sizes.items()}  # fmt: skip
         x_real, z = normals(rng, steps, batch, 3) + 1, normals(rng, steps, batch, 2)
-        drawn.append({**case, "x_real": x_real, "z": z, **extra})
+        drawn.append({"nets": draw_seed(rng), "x_real": x_real, "z": z, **extra})
     return drawn
 
 
@@ -267,6 +264,7 @@ gan_step = Exercise(
     tests="the weights of both nets, and both losses, after 2 to 4 steps with momentum.",
     hint="D's turn: zero, backward, step on D(x_real) and D(x_fake.detach()). Then G's turn, "
     "through the new D: zero, backward, step.",
+    free=("grad", *STATISTICS),  # G may make its pictures anew for its own turn
 )
 
 
@@ -435,6 +433,7 @@ train_pair = Exercise(
     minutes=20,
     tests="the weights of both nets, and all losses, after trainings of 2 to 5 steps.",
     hint="For each of the two turns: which weights may move, which do, and who zeroes what?",
+    free=("grad", *STATISTICS),
 )
 
 

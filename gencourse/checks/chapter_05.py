@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gencourse import nets
-from gencourse.checks.core import Exercise, normals
+from gencourse.checks.core import Exercise, draw_seed, normals
 
 STEM = "05_dcgan"
 
@@ -92,6 +92,7 @@ dcgan_init = Exercise(
     minutes=20,
     tests="mean and spread of new weights in every kind of layer, and what must stay as it is.",
     hint="Ask with `isinstance` what the module is; not every layer has a bias, or even a weight.",
+    free=("weights",),  # they are random: the driver measures them
     rtol=0.0,
     atol=0.1,
 )
@@ -101,6 +102,7 @@ dcgan_init = Exercise(
 def kinds_of_layers(rng):
     kinds = ["Conv2d", "ConvTranspose2d", "Linear", "BatchNorm2d", "BatchNorm1d"]
     kinds += ["Conv2d without bias", "BatchNorm2d without scale", "PReLU", "ConvBlock"]
+    kinds += ["BatchNorm3d", "Embedding", "LayerNorm", "GroupNorm", "RMSNorm"]
     return [{"layer": kind, "kept": 0.5 + torch.rand((), generator=rng).item()} for kind in kinds]
 
 
@@ -199,21 +201,15 @@ ema_update = Exercise(
     minutes=15,
     tests="weights and BatchNorm's statistics after several updates, float32 and float64.",
     hint="`state_dict()` holds weights *and* statistics, and its tensors are the net's own memory.",
+    free=("num_batches_tracked",),
 )
 
 
 @ema_update.cases
 def pairs_of_nets(rng):
-    def state(n_in, n_out, dtype):
-        shapes = {"0.weight": (n_out, n_in), "0.bias": (n_out,), "1.weight": (n_out,),
-                  "1.bias": (n_out,), "1.running_mean": (n_out,)}  # fmt: skip
-        drawn = {k: normals(rng, *shape, dtype=dtype) for k, shape in shapes.items()}
-        return drawn | {"1.running_var": 0.5 + normals(rng, n_out, dtype=dtype).square()}
-
-    sizes = [(3, 4, torch.float32, 0.9, 3), (1, 2, torch.float64, 0.5, 1),
-             (2, 5, torch.float64, 0.995, 4), (2, 3, torch.float32, 0.0, 1)]
-    return [{"average": state(n, m, t), "source": state(n, m, t), "decay": d, "updates": u}
-            for n, m, t, d, u in sizes]  # fmt: skip
+    options = [(3, False, 0.9, 3), (1, True, 0.5, 1), (2, True, 0.995, 4), (2, False, 0.0, 1)]
+    return [{"nets": draw_seed(rng), "size": n, "double": double, "decay": d, "updates": u}
+            for n, double, d, u in options]  # fmt: skip
 
 
 @torch.no_grad()
@@ -287,10 +283,10 @@ freeze = Exercise(
 
 @freeze.cases
 def nets_with_flags(rng):
-    flags = [[True] * 6, [True, False, True, True, False, True], [False] * 6]
+    frozen = [[], [0, 2], [0, 1, 2]]  # every third weight, from these on
     stops = ["ValueError", "KeyboardInterrupt", "KeyboardInterrupt"]
-    return [{"x": normals(rng, 5, 3), "weight": normals(rng, 4, 3), "head": normals(rng, 1, 4),
-             "flags": each, "stop": stop} for each, stop in zip(flags, stops, strict=True)]
+    return [{"x": normals(rng, 5, 3), "net": draw_seed(rng), "frozen": each, "stop": stop}
+            for each, stop in zip(frozen, stops, strict=True)]  # fmt: skip
 
 
 def flags_of(net):
@@ -429,18 +425,15 @@ look_at = Exercise(
     minutes=15,
     tests="the samples, and that training goes on as if nobody had looked, with any mode before.",
     hint="Look in eval mode, without gradients, and leave the net in the mode you found it in.",
+    random=True,
 )
 
 
 @look_at.cases
 def trainings(rng):
-    def case(z_dim, width, still, training):
-        shapes = {"first": (width, z_dim), "last": (2, width), "judge": (1, 2)}
-        weights = {k: normals(rng, *shape) for k, shape in shapes.items()}
-        return {"z": normals(rng, still, z_dim), "noise": normals(rng, 3, 6, z_dim),
-                "weights": weights, "training": training}  # fmt: skip
-
-    return [case(2, 3, 4, True), case(3, 5, 1, True), case(2, 4, 6, False)]
+    return [{"z": normals(rng, still, z_dim), "noise": normals(rng, 3, 6, z_dim),
+             "net": draw_seed(rng), "training": training}
+            for z_dim, still, training in [(2, 4, True), (3, 1, True), (2, 6, False)]]  # fmt: skip
 
 
 @look_at.reference

@@ -21,14 +21,14 @@ copied_share = Exercise(
 
 @copied_share.cases
 def distances(rng):
-    def case(n, m, copies, level, shift=0.0, dtype=torch.float64):
-        honest = 2 + torch.rand(m, generator=rng, dtype=dtype)
-        copied = 0.1 * torch.rand(copies, generator=rng, dtype=dtype)
-        others = 2 + shift + torch.rand(n - copies, generator=rng, dtype=dtype)
+    def case(n, m, copies, level, shift=0.0):
+        honest = 2 + torch.rand(m, generator=rng)
+        copied = 0.1 * torch.rand(copies, generator=rng)
+        others = 2 + shift + torch.rand(n - copies, generator=rng)
         both = torch.cat([copied, others])[torch.randperm(n, generator=rng)]
         return {"to_training": both, "honest": honest, "level": level}
 
-    return [case(40, 37, 11, 0.1), case(50, 33, 2, 0.3, dtype=torch.float32),
+    return [case(40, 37, 11, 0.1), case(50, 33, 2, 0.3),
             case(20, 37, 0, 0.2, shift=1), case(1, 15, 1, 0.5, shift=1),
             case(4, 11, 1, 0.5, shift=1)]  # fmt: skip
 
@@ -114,12 +114,13 @@ frechet = Exercise(
 @frechet.cases
 def gaussians(rng):
     def covariance(d, rank=None):
-        a = normals(rng, d, rank or d + 2)
+        a = normals(rng, d, rank or d + 2, dtype=torch.float64)
         return a @ a.T / 2
 
     def case(d, rank=None):
-        return {"mu_x": 2 * normals(rng, d), "cov_x": covariance(d, rank),
-                "mu_y": 2 * normals(rng, d), "cov_y": covariance(d, rank)}  # fmt: skip
+        mu_x, mu_y = 2 * normals(rng, 2, d, dtype=torch.float64)
+        return {"mu_x": mu_x, "cov_x": covariance(d, rank), "mu_y": mu_y,
+                "cov_y": covariance(d, rank)}  # fmt: skip
 
     same = case(4)
     same |= {"mu_y": same["mu_x"].clone(), "cov_y": same["cov_x"].clone()}
@@ -203,6 +204,7 @@ FeatureStream = Exercise(
     tests="batches of one to many rows, far from 0, in a buffer that is used again, with results "
     "asked for on the way.",
     hint="n, Σx and Σxxᵀ in float64 are enough; everything else is computed from them.",
+    dtype=True,
     rtol=1e-4,
     atol=1e-5,
 )
@@ -370,11 +372,11 @@ kernel_distance = Exercise(
 
 @kernel_distance.cases
 def two_sets(rng):
-    def case(n, m, d, dtype=torch.float64):
-        return {"x": normals(rng, n, d, dtype=dtype), "y": 0.5 + normals(rng, m, d, dtype=dtype)}
+    def case(n, m, d):
+        return {"x": normals(rng, n, d), "y": 0.5 + normals(rng, m, d)}
 
     x = normals(rng, 4, 2)
-    return [case(5, 7, 3), case(2, 2, 4), case(6, 3, 1), case(5, 5, 2, torch.float32),
+    return [case(5, 7, 3), case(2, 2, 4), case(6, 3, 1), case(5, 5, 2),
             {"x": x, "y": x.clone()}]  # fmt: skip
 
 

@@ -103,8 +103,8 @@ def codes_and_logits(rng):
          "mu": normals(rng, shape[0], z), "logvar": normals(rng, shape[0], z), "beta": beta}
         for shape, z, beta in sizes
     ]  # fmt: skip
-    sure = torch.tensor([200.0, -200.0, -200.0, 0.0]).double().view(1, 1, 2, 2)
-    x = torch.tensor([-1.0, 1.0, -1.0, 1.0]).double().view(1, 1, 2, 2)
+    sure = torch.tensor([200.0, -200.0, -200.0, 0.0]).view(1, 1, 2, 2)
+    x = torch.tensor([-1.0, 1.0, -1.0, 1.0]).view(1, 1, 2, 2)
     free = {"logits": sure, "x": x, "mu": normals(rng, 1, 3), "logvar": normals(rng, 1, 3)}
     return [*drawn, {**free, "beta": 2.0}]
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gencourse import divergences, latent
-from gencourse.checks.core import Exercise, normals
+from gencourse.checks.core import Exercise, draw_seed, normals
 
 STEM = "09_latent_space"
 
@@ -28,9 +28,9 @@ def labelled_codes(rng):
     for n, z, strength in [(401, 8, 0.3), (200, 40, 0.5), (301, 3, 0.8), (150, 100, 0.0)]:
         labels = (torch.rand(n, generator=rng) < 0.4).long()
         labels[:2], labels[-2:] = torch.tensor([0, 1]), torch.tensor([0, 1])
-        signal = torch.zeros(z, dtype=torch.float64)
+        signal = torch.zeros(z)
         signal[0] = 2 * strength
-        drift = torch.linspace(-1, 1, n, dtype=torch.float64)[:, None] * strength
+        drift = torch.linspace(-1, 1, n)[:, None] * strength
         codes = 0.5 + normals(rng, n, z) + labels[:, None] * signal + drift
         found.append({"codes": codes, "labels": labels})
     return found
@@ -230,14 +230,12 @@ def generators(rng):
     found = []
     for b, z, shape, lr, penalty in [(3, 4, (1, 3, 2), 0.1, 0.5), (1, 2, (3, 2, 2), 0.02, 2.0),
                                      (4, 3, (1, 2, 2), 0.3, 0.0)]:  # fmt: skip
-        pixels = math.prod(shape)
         found.append({
             "z": 2 * normals(rng, b, z),
             "x": normals(rng, b, *shape).clamp(-1, 1),
             "lr": lr,
             "penalty": penalty,
-            "first": normals(rng, 5, z) / z**0.5,
-            "second": normals(rng, pixels, 5) / 2,
+            "net": draw_seed(rng),
         })  # fmt: skip
     return found
 
@@ -496,7 +494,7 @@ def codes_and_factors(rng):
         shares = torch.rand(n, len(values), generator=rng).double().square()  # small ones abound
         factors = (shares * torch.tensor(values)).long()
         mix = normals(rng, len(values), z)
-        codes = factors.double() @ mix + 0.7 * normals(rng, n, z)
+        codes = factors.float() @ mix + 0.7 * normals(rng, n, z)
         codes[:, 0] = codes[:, 0].exp()  # far from evenly spread
         found.append({"codes": codes, "factors": factors})
     still = {k: v.clone() for k, v in found[0].items()}

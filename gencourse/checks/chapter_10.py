@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from gencourse import divergences, losses
-from gencourse.checks.core import Exercise, normals
+from gencourse.checks.core import Exercise, draw_seed, normals
 
 STEM = "10_gan_vs_vae"
 
@@ -117,7 +117,7 @@ def posteriors(rng):
     for b, z, scale, n in [(4, 3, 0.3, 60_000), (3, 8, 3.0, 100), (1, 2, 1.0, 1), (5, 4, 4.0, 20)]:
         mu = scale * normals(rng, b, z)
         found.append({"mu": mu, "logvar": normals(rng, b, z) - scale, "n": n})
-    far = torch.tensor([[0.0, 0.0], [6.0, 2.0]], dtype=torch.float64)  # one picture pays for both
+    far = torch.tensor([[0.0, 0.0], [6.0, 2.0]])  # one picture pays for both
     return [*found, {"mu": far, "logvar": torch.zeros_like(far), "n": 1_000}]
 
 
@@ -396,17 +396,12 @@ vaegan_gradients = Exercise(
 def three_nets(rng):
     found = []
     for b, z, side, gamma in [(3, 2, 3, 0.1), (1, 3, 2, 2.0), (4, 1, 4, 0.5)]:
-        pixels = side * side
         found.append({
             "x": normals(rng, b, 1, side, side).clamp(-1, 1),
             "noise": normals(rng, b, z),
             "prior": normals(rng, b, z),
             "gamma": gamma,
-            "weights": {
-                "E": [normals(rng, 5, pixels) / 2, normals(rng, 2 * z, 5) / 2],
-                "G": [normals(rng, 6, z), normals(rng, pixels, 6) / 2],
-                "D": [normals(rng, 7, pixels) / 2, normals(rng, 1, 7)],
-            },
+            "nets": draw_seed(rng),
         })  # fmt: skip
     return found
 

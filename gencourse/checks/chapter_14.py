@@ -313,6 +313,7 @@ float16_step = Exercise(
     minutes=30,
     tests="ordinary and tiny gradients, some that overflow to inf, in one tensor only, and nan.",
     hint="Three precisions meet: float16 weights, float32 gradients, and who adds what to whom?",
+    dtype=True,
     rtol=2e-5,
 )
 
@@ -598,7 +599,7 @@ def shares(rng):
     # Multiples of 1/16 around 4,096: in float32 their sums are exact, those of their squares not.
     far = 4096 + (16 * normals(rng, 4, 2, 2, 2)).round().clamp(-64, 64) / 16
     found.append({"x": far.float(), "sizes": [2, 1, 1], "eps": 1e-3})
-    constant = torch.full((3, 2, 1, 2), 0.5, dtype=torch.float64)
+    constant = torch.full((3, 2, 1, 2), 0.5)
     return [*found, {"x": constant, "sizes": [1, 2], "eps": 1e-5}]
 
 

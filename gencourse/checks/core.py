@@ -8,6 +8,8 @@ the same.
 import difflib
 import functools
 import importlib
+import itertools
+import re
 import textwrap
 import warnings
 from pathlib import Path
@@ -15,11 +17,13 @@ from typing import NamedTuple
 
 import torch
 
-from gencourse.checks import inside, values
+from gencourse.checks import inside, values, watch
 
 CHAPTERS = sorted(path.stem for path in Path(__file__).parent.glob("chapter_[0-9][0-9].py"))
 INPUTS = ("cpu",)  # the device of all cases
 POINTS = {"warm-up": 1, "core": 2, "stretch": 3}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm, for `free`
+UNCHANGED = object()  # stands in a trace for what was there before the call
 STUB = f'raise NotImplementedError("{inside.BLANK}")'
 
 
@@ -45,19 +49,28 @@ class Exercise:
 
     name: what it must be called. level: "warm-up", "core" or "stretch". minutes: it takes.
     tests: what a pass means, one sentence. hint: for whoever fails without a known mistake.
-    gradient: the inputs through which the result must be differentiable.
+    gradient: the inputs through which the result must be differentiable. simplex: those of them
+    that are probabilities, so that only the gradient along the simplex counts.
     rtol, atol: how far values may be from the reference's: atol + rtol·|reference|.
+    dtype: whether the result must have the reference's floating-point dtype.
+    free: what an answer may leave behind as it likes, a kind ("grad", "weights") or the name of a
+    buffer; everything else must be as the reference leaves it. random: whether that goes for
+    torch's random numbers too.
 
     Then, as decorators: `@exercise.cases` on a function that draws a list of inputs (each a dict,
     in the order of the arguments) from a torch.Generator; `@exercise.reference` on the right
     answer; `@exercise.wrong(sentence)` on each wrong one.
     """
 
-    def __init__(self, name, *, level, minutes, tests, hint, gradient=(), rtol=1e-4, atol=1e-6):
+    def __init__(
+        self, name, *, level, minutes, tests, hint, gradient=(), simplex=(), rtol=1e-4, atol=1e-5,
+        dtype=False, free=(), random=False,
+    ):  # fmt: skip
         self.name, self.level, self.minutes, self.tests, self.hint = (
             name, level, minutes, tests, hint,
         )
-        self.gradient, self.rtol, self.atol = gradient, rtol, atol
+        self.gradient, self.simplex, self.rtol, self.atol = gradient, simplex, rtol, atol
+        self.dtype, self.free = dtype, free if random else (*free, "random numbers")
         self.points = POINTS[level]
         self.wrongs = []
         self.known = functools.lru_cache(maxsize=4)(self._known)
@@ -79,7 +92,8 @@ class Exercise:
 
     def inputs(self, seed):
         """The cases of a seed, the same for everyone who is asked with it."""
-        return self.draw(torch.Generator().manual_seed(seed))
+        with watch.known():
+            return self.draw(torch.Generator().manual_seed(seed))
 
     def outcomes(self, answer, seed):
         """What an answer does with every case of a seed."""
@@ -96,6 +110,10 @@ class Exercise:
 
     def judge(self, outcomes, seed):
         """Say what outcomes of some answer, on the cases of a seed, are worth. Returns: Verdict."""
+        with watch.known():
+            return self._verdict(outcomes, seed)
+
+    def _verdict(self, outcomes, seed):
         right, wrongs = self.known(seed)
         differing = [i for i, pair in enumerate(zip(outcomes, right, strict=True))
                      if not self._agree(*pair)]
@@ -111,65 +129,98 @@ class Exercise:
         mistake, sentence, detail = self._fault(outcomes[first], right[first], case)
         return Verdict(False, mistake, sentence, detail)
 
-    def _agree(self, one, other):
-        """Whether two outcomes are the same but for rounding."""
+    def _agree(self, one, other, traces=True):
+        """Whether two outcomes are the same but for rounding, and for traces if they don't count.
+
+        Traces are what an answer leaves behind.
+        """
         if one.error or other.error:
             return bool(one.error and other.error) and one.error["kind"] == other.error["kind"]
         return (
-            self._close(one.value, other.value)
+            self._difference(one.value, other.value) is None
             and not _elsewhere(one, other)
-            and one.changed == other.changed
-            and self._close(one.gradients, other.gradients)
+            and not (traces and self._trace(one, other))
+            and self._gradients_agree(one.gradients, other.gradients)
         )
 
-    def _close(self, one, other):
-        return _difference(one, other, self.rtol, self.atol) is None
+    def _difference(self, one, good):
+        return _difference(one, good, self.rtol, self.atol, self.dtype)
+
+    def _gradients_agree(self, one, good):
+        if not isinstance(one, dict) or not isinstance(good, dict):
+            return type(one) is type(good) and one == good
+        return one.keys() == good.keys() and all(self._slopes_agree(k, one, good) for k in good)
+
+    def _slopes_agree(self, name, one, good):
+        one, good = (_along_simplex(g[name]) if name in self.simplex else g[name]
+                     for g in (one, good))  # fmt: skip
+        return self._difference(one, good) is None
+
+    def _trace(self, one, good):
+        """(key, names of the arguments, what is there, what should be) of the first trace that
+        is not the reference's, or None.
+        """
+        nothing = {"names": (), "changed": {}}
+        for mine, theirs in itertools.zip_longest(one.left, good.left, fillvalue=nothing):
+            now, wanted = mine["changed"], theirs["changed"]
+            for key in {**now, **wanted}:
+                way, kind = key.rsplit(":", 1)
+                if kind in self.free or way.rsplit(".", 1)[-1] in self.free:
+                    continue
+                pair = now.get(key, UNCHANGED), wanted.get(key, UNCHANGED)
+                if any(x is UNCHANGED for x in pair) or self._difference(*pair):
+                    return key, mine["names"] or theirs["names"], *pair
+        return None
 
     def _recognise(self, outcomes, right, wrongs):
         """The wrong answer that these outcomes are those of, or None.
 
         They must agree in a case where it differs from the reference; elsewhere they must agree
-        too, unless they fail or are not finite there: who has one mistake often has another.
+        too, unless they fail or are not finite there: who has one mistake often has another. For
+        the same reason they may leave something else behind.
         """
-        best, most = None, 0
-        for wrong, its in wrongs:
-            shared = 0
-            for one, good, bad in zip(outcomes, right, its, strict=True):
-                if self._agree(one, bad):
-                    shared += not self._agree(good, bad)
-                elif not (one.error or _not_finite(one.value)):
-                    break
-            else:
-                if shared > most:
-                    best, most = wrong, shared
-        return best
+        for traces in (True, False):
+            best, most = None, 0
+            for wrong, its in wrongs:
+                shared = 0
+                for one, good, bad in zip(outcomes, right, its, strict=True):
+                    if self._agree(one, bad, traces):
+                        shared += not self._agree(good, bad, traces)
+                    elif not (one.error or _not_finite(one.value)):
+                        break
+                else:
+                    if shared > most:
+                        best, most = wrong, shared
+            if best:
+                return best
+        return None
 
     def _fault(self, one, good, case):
         """(kind, sentence, detail) of the first way in which an outcome is not the reference's."""
         shown = f"Input: {_show_case(case)}."
         if one.error:
             return "exception", _error_sentence(one.error), shown
+        difference = self._difference(one.value, good.value)
+        if trace := self._trace(one, good):
+            return *_trace_sentence(*trace, right=difference is None), shown
         if one.value is None and good.value is not None:
             return "nothing", "It returns nothing (None): is a `return` missing?", shown
         if _elsewhere(one, good):
             here, there = " and ".join(one.devices), " and ".join(good.devices or INPUTS)
             sentence = f"The result lies on the device {here}, the inputs on {there}."
             return "device", sentence, shown
-        if difference := _difference(one.value, good.value, self.rtol, self.atol):
+        if difference:
             kind, sentence, detail = difference
             return kind, sentence, f"{shown} {detail}"
-        if one.changed:
-            names = " and ".join(f"`{name}`" for name in one.changed)
-            sentence = f"The values are right, but {names} changed in place: work on a copy."
-            return "in-place", sentence, shown
         return *self._gradient_fault(one.gradients, good.gradients), shown
 
     def _gradient_fault(self, one, good):
         if isinstance(one, str):
             return "gradient", f"The values are right, but asking for their gradient fails: {one}"
-        names = [k for k in good if not self._close((one or {}).get(k), good[k])]
+        one = one or dict.fromkeys(good)
+        names = [k for k in good if not self._slopes_agree(k, one, good)]
         inputs = " and ".join(f"`{name}`" for name in names)
-        if all((one or {}).get(k) is None for k in names):
+        if all(one[k] is None for k in names):
             return "gradient", (
                 f"The values are right, but no gradient flows from them back to {inputs}: look for "
                 "`.item()`, `.detach()`, `.data`, NumPy, `torch.tensor(…)` or `no_grad`."
@@ -182,9 +233,14 @@ class Exercise:
         return "gradient", f"The values are right, but the gradient in {inputs} is not."
 
 
-def normals(rng, *shape, dtype=torch.float64):
+def normals(rng, *shape, dtype=torch.float32):
     """Standard normal numbers for cases; the same ones in every dtype."""
     return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
+
+
+def draw_seed(rng):
+    """A seed for nets that a driver makes, see `drivers.make_net`."""
+    return int(torch.randint(1 << 30, (), generator=rng))
 
 
 class NotYet(AssertionError):
@@ -248,8 +304,18 @@ def _elsewhere(one, good):
     return bool(one.devices) and one.devices != (good.devices or INPUTS)
 
 
-def _difference(one, good, rtol, atol, where=""):
-    """(kind, sentence, detail) of the first place where two plain values differ, or None."""
+def _along_simplex(gradient):
+    """What of a gradient in probabilities tells them apart: their sum can't move."""
+    if not isinstance(gradient, torch.Tensor):
+        return gradient
+    return gradient - gradient.mean(dim=-1, keepdim=True)
+
+
+def _difference(one, good, rtol, atol, dtype=True, where=""):
+    """(kind, sentence, detail) of the first place where two plain values differ, or None.
+
+    dtype: whether two floating-point dtypes are different; a whole number is never a float.
+    """
     its = f"Its part {where}" if where else "It"
     if isinstance(good, torch.Tensor):
         if not isinstance(one, torch.Tensor):
@@ -260,7 +326,8 @@ def _difference(one, good, rtol, atol, where=""):
         if one.shape != good.shape:
             shapes = f"{tuple(one.shape)}, expected {tuple(good.shape)}"
             return "shape", f"The shape is not right: {its.lower()} has {shapes}.", ""
-        if one.dtype != good.dtype:
+        if one.dtype != good.dtype and (dtype or not (one.is_floating_point()
+                                                      and good.is_floating_point())):  # fmt: skip
             return "dtype", f"The dtype is {one.dtype}; {good.dtype} was expected.", ""
         return _tensor_difference(one, good, rtol, atol, where)
     if isinstance(good, (list, tuple)):
@@ -276,7 +343,7 @@ def _difference(one, good, rtol, atol, where=""):
     else:
         return _plain_difference(one, good, rtol, atol, where, its)
     for key, (a, b) in pairs:
-        if found := _difference(a, b, rtol, atol, f"{where}[{key!r}]"):
+        if found := _difference(a, b, rtol, atol, dtype, f"{where}[{key!r}]"):
             return found
     return None
 
@@ -332,6 +399,63 @@ def _not_finite(value):
     if isinstance(value, float):
         found = [torch.tensor(value)]
     return any(not torch.isfinite(t).all() for t in found)
+
+
+def _trace_sentence(key, names, now, wanted, right):
+    """(kind, sentence) of a trace that is not the reference's; right: whether the values are."""
+    way, kind = key.rsplit(":", 1)
+    if way == "world":
+        return "left behind", _world_sentence(kind, now)
+    number, inner = re.match(r"(\d+)(.*)", way).groups()
+    name = names[int(number)] if int(number) < len(names) else "argument"
+    kept = now is UNCHANGED  # … though it should have changed
+    if kind == "values" and not inner.startswith("."):
+        if wanted is UNCHANGED:
+            first = "The values are right, but " if right else ""
+            return "in-place", f"{first}`{name}` changed in place: work on a copy."
+        return "left behind", f"What `{name}{inner}` holds after your function is not right."
+    part = inner.lstrip(".")
+    if kind == "training":
+        whose = f"`{name}`" if not part else f"`{name}`'s part `{part}`"
+        mode = "training" if now is True or kept and wanted is False else "eval"
+        return "left behind", f"{whose} is in {mode} mode after your function; put it back."
+    its = f"`{name}`'s weights" if inner.startswith(".") else f"`{name}{inner}`"
+    verb = "" if inner.startswith(".") else "s"
+    where = f" (`{part}`)" if inner.startswith(".") else ""
+    if kept:
+        what = {"weights": "weights", "grad": "gradients"}.get(kind, part or kind)
+        return "left behind", f"`{name}`'s {what} should have changed, and did not{where}."
+    sentences = {
+        "requires_grad": f"{its} {'now' if now is True else 'no longer'} require{verb} a gradient "
+        f"after your function{where}; put `requires_grad` back.",
+        "grad": f"{its} had other gradients before your function{where}: leave every `.grad` as it "
+        "is. `torch.autograd.grad` gives a gradient and stores none.",
+        "weights": f"{its} are not right after your function{where}."
+        if wanted is not UNCHANGED else
+        f"{its} changed{where}; your function must leave them as they are.",
+        "values": f"`{name}`'s `{part}` is not right after your function."
+        if wanted is not UNCHANGED else
+        f"`{name}`'s `{part}` changed; your function must leave it as it is.",
+        "object": f"{its} are other tensors after your function{where}, and an optimizer holds "
+        "the old ones: write into them.",
+        "dtype": f"{its} {'are' if where else 'is'} {now} after your function{where}; put it back.",
+        "length": f"`{name}{inner}` has {now} entries after your function; leave it as it was.",
+        "hooks": f"There is another number of hooks on `{name}`{where} after your function; remove "
+        "yours.",
+        "parts": f"`{name}`{where} has other parts after your function: {now}.",
+    }
+    generic = f"`{name}{inner}` is {_show(now)} after your function; put it back."
+    return "left behind", sentences.get(kind, generic)
+
+
+def _world_sentence(name, now):
+    if name == "grad mode":
+        on = "on" if now is True else "off"
+        return f"Gradient computation (grad mode) is {on} after your function; put it back."
+    if name == "random numbers":
+        return "Your function uses up (or seeds) random numbers: everything after it gets others."
+    now = {True: "on", False: "off"}.get(now, now)
+    return f"After your function torch's {name} is {now}; put it back."
 
 
 def _error_sentence(error):

@@ -1,9 +1,9 @@
 """How a learner's answer is called, where a plain call with the inputs would not show enough.
 
 A function here has the name of an exercise, gets the learner's answer and one case's inputs, and
-returns what is compared: the weights after a training step, the mean of many draws. These run
-beside the learner's code, in the sandbox too, so they hold no answer and import nothing of the
-course.
+returns what is compared: the losses of some steps, the mean of many draws. What an answer leaves
+behind in its arguments needs no care here: `watch` looks at it. These run beside the learner's
+code, in the sandbox too, so they hold no answer and import nothing of the course.
 """
 
 import torch
@@ -14,73 +14,88 @@ def plain_call(answer, case):
     return answer(*case.values())
 
 
-# --- chapter 03 -----------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
-def small_classifier(weights, mean, var):
-    """Linear, BatchNorm with these running averages, ReLU, linear; weights: W, b, W, b."""
-    (hidden, inputs), classes = weights[0].shape, len(weights[3])
-    layers = torch.nn.Linear(inputs, hidden), torch.nn.BatchNorm1d(hidden)
-    net = torch.nn.Sequential(*layers, torch.nn.ReLU(), torch.nn.Linear(hidden, classes)).double()
-    with torch.no_grad():
-        for parameter, value in zip([*net[0].parameters(), *net[3].parameters()], weights,
-                                    strict=True):  # fmt: skip
-            parameter.copy_(value)
-        net[1].running_mean.copy_(mean)
-        net[1].running_var.copy_(var)
+class _Dropout(torch.nn.Dropout):
+    """Drops the same third of the features in every pass.
+
+    So it makes no difference which of two passes comes first, and eval mode still makes one.
+    """
+
+    def forward(self, x):
+        kept = torch.arange(x.shape[-1]) % 3 > 0
+        return torch.where(kept, 1.5 * x, 0) if self.training else x
+
+
+class _Nudge(torch.nn.Module):
+    """Adds one of two learned rows, by the sign of a row's first number."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.rows = torch.nn.Embedding(2, width)
+
+    def forward(self, x):
+        return x + self.rows((x[:, 0] > 0).long())
+
+
+def make_net(seed, n_in, n_out, *tail, width=5, act=torch.nn.Tanh, batch_norm=False, frozen=False,
+             shared=False):  # fmt: skip
+    """A small net (B, n_in) → (B, n_out), then `tail`, with what can go wrong in nets.
+
+    It has a LayerNorm, an embedding and dropout; on demand BatchNorm, a frozen weight, and a layer
+    that is used twice. seed: of all its weights and statistics.
+    """
+    first, again = torch.nn.Linear(n_in, width), torch.nn.Linear(width, width)
+    norms = [torch.nn.BatchNorm1d(width)] if batch_norm else []
+    twice = [again, act(), again] if shared else []
+    net = torch.nn.Sequential(
+        first, *norms, act(), *twice, torch.nn.LayerNorm(width), _Nudge(width), _Dropout(1 / 3),
+        torch.nn.Linear(width, n_out), *tail,
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(seed)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            drawn = torch.randn(value.shape, generator=rng)
+            value.copy_(drawn.exp() if "running_var" in name else drawn / value.shape[-1] ** 0.5)
+    if frozen:
+        net[0].bias.requires_grad_(False)
     return net
 
 
+# --- chapter 03 -----------------------------------------------------------------------------------
+
+
+def small_classifier(seed):
+    """A net (B, 3) → logits (B, 4)."""
+    return make_net(seed, 3, 4, batch_norm=True, frozen=True, shared=True)
+
+
 def share_right(answer, case):
-    """The share, and what the net is afterwards: its running averages, and its next answers."""
-    net = small_classifier(case["weights"], case["mean"], case["var"]).train(case["training"])
-    share = answer(net, case["x"], case["labels"], case["batch_size"])
-    averages = [net[1].running_mean.clone(), net[1].running_var.clone()]
-    with torch.no_grad():
-        afterwards = net(case["x"][:4])
-    return {"share": share, "running averages": averages, "answers afterwards": afterwards}
+    net = small_classifier(case["net"]).train(case["training"])
+    return answer(net, case["x"], case["labels"], case["batch_size"])
 
 
 # --- chapter 04 -----------------------------------------------------------------------------------
 
 
 def _small_pair(case):
-    """G: z → x and D: x → logits (B,), each linear, tanh, linear, with the case's weights."""
-    nets = []
-    for name, tail in (("G", []), ("D", [torch.nn.Flatten(0)])):
-        weights = case[name]
-        (hidden, inputs), outputs = weights[0].shape, len(weights[3])
-        first, last = torch.nn.Linear(inputs, hidden), torch.nn.Linear(hidden, outputs)
-        net = torch.nn.Sequential(first, torch.nn.Tanh(), last, *tail).double()
-        with torch.no_grad():
-            for parameter, value in zip(net.parameters(), weights, strict=True):
-                parameter.copy_(value)
-        nets.append(net)
-    return nets
-
-
-def _weights_after(G, D, returned):
-    return {
-        "G's weights": [p.detach().clone() for p in G.parameters()],
-        "D's weights": [p.detach().clone() for p in D.parameters()],
-        "losses": returned,
-    }
+    """G: (B, 2) → x (B, 3), with BatchNorm if the batch has statistics, and D: x → logits (B,)."""
+    G = make_net(case["nets"], 2, 3, batch_norm=case["z"].shape[1] > 1, shared=True)
+    return G, make_net(case["nets"] + 1, 3, 1, torch.nn.Flatten(0), shared=True)
 
 
 def gan_step(answer, case):
-    """Both nets' weights after some steps, each on its own batch, and what each step returned."""
+    """What each of some steps returned, each on its own batch."""
     G, D = _small_pair(case)
     options = {"lr": case["rate"], "momentum": case["momentum"]}
     g_opt, d_opt = (torch.optim.SGD(net.parameters(), **options) for net in (G, D))
     batches = zip(case["x_real"], case["z"], strict=True)
-    returned = [answer(G, D, g_opt, d_opt, x_real, z) for x_real, z in batches]
-    return _weights_after(G, D, returned)
+    return [answer(G, D, g_opt, d_opt, x_real, z) for x_real, z in batches]
 
 
 def train_pair(answer, case):
-    """Both nets' weights after a short training, and the losses it returned."""
-    G, D = _small_pair(case)
-    return _weights_after(G, D, answer(G, D, case["x_real"], case["z"], case["rate"]))
+    return answer(*_small_pair(case), case["x_real"], case["z"], case["rate"])
 
 
 # --- chapter 05 -----------------------------------------------------------------------------------
@@ -94,7 +109,9 @@ def _layer(kind):
     name, _, without = kind.partition(" without ")
     options = {"bias": {"bias": False}, "scale": {"affine": False}, "": {}}[without]
     sizes = {"Conv2d": (64, 128, 4), "ConvTranspose2d": (128, 64, 4), "Linear": (128, 512),
-             "BatchNorm2d": (20_000,), "BatchNorm1d": (20_000,), "PReLU": ()}  # fmt: skip
+             "BatchNorm2d": (20_000,), "BatchNorm1d": (20_000,), "BatchNorm3d": (500,), "PReLU": (),
+             "Embedding": (500, 20), "LayerNorm": ((50, 20),), "GroupNorm": (2, 500),
+             "RMSNorm": (500,)}  # fmt: skip
     return getattr(torch.nn, name)(*sizes[name], **options)
 
 
@@ -122,21 +139,17 @@ def dcgan_init(answer, case):
 
 
 def ema_update(answer, case):
-    """Both nets' numbers after some updates, between which the source moves on."""
-    n_out, n_in = case["source"]["0.weight"].shape
-    nets = []
-    for name in ("average", "source"):
-        net = torch.nn.Sequential(torch.nn.Linear(n_in, n_out), torch.nn.BatchNorm1d(n_out))
-        net.to(case[name]["0.weight"].dtype)
-        net.load_state_dict({**case[name], "1.num_batches_tracked": torch.tensor(7)})
-        nets.append(net)
+    """Some updates, between which the source moves on."""
+    average, source = (
+        make_net(case["nets"] + i, case["size"], 2, batch_norm=True, frozen=True).to(
+            torch.float64 if case["double"] else torch.float32)
+        for i in range(2)
+    )  # fmt: skip
     for _ in range(case["updates"]):
-        answer(*nets, case["decay"])
+        answer(average, source, case["decay"])
         with torch.no_grad():
-            for value in nets[1].state_dict().values():
+            for value in source.state_dict().values():
                 value.mul_(2) if value.is_floating_point() else value.add_(1)
-    states = [{k: v for k, v in net.state_dict().items() if v.is_floating_point()} for net in nets]
-    return dict(zip(("average", "source"), states, strict=True))
 
 
 def _gradients(net, x):
@@ -151,17 +164,10 @@ def _gradients(net, x):
 
 def freeze(answer, case):
     """Gradients inside the block, after it, after an error in it, and after two nested blocks."""
-    x, width = case["x"], len(case["weight"])
-    parts = [torch.nn.Linear(x.shape[1], width), torch.nn.BatchNorm1d(width), torch.nn.Tanh(),
-             torch.nn.Linear(width, 1)]  # fmt: skip
-    net = torch.nn.Sequential(*parts).double()
-    with torch.no_grad():
-        net[0].weight.copy_(case["weight"])
-        net[3].weight.copy_(case["head"])
-        for bias in (net[0].bias, net[3].bias):
-            bias.fill_(0.5)
-    for parameter, flag in zip(net.parameters(), case["flags"], strict=True):
-        parameter.requires_grad_(flag)
+    x = case["x"]
+    net = make_net(case["net"], x.shape[1], 1, batch_norm=True, shared=True)
+    for i, parameter in enumerate(net.parameters()):
+        parameter.requires_grad_(i % 3 not in case["frozen"])
     shown = {}
     with answer(net):
         shown["inside"] = _gradients(net, x)
@@ -179,56 +185,40 @@ def freeze(answer, case):
             pass
         shown["between two blocks"] = _gradients(net, x)
     shown["after both"] = _gradients(net, x)
-    shown["flags"] = [p.requires_grad for p in net.parameters()]
     return shown
 
 
 def look_at(answer, case):
-    """A short training with a look after each step: the samples, G's state and its mode."""
-    width, z_dim = case["weights"]["first"].shape
-    G = torch.nn.Sequential(
-        torch.nn.Linear(z_dim, width), torch.nn.BatchNorm1d(width), torch.nn.ReLU(),
-        torch.nn.Linear(width, 2),
-    ).double()  # fmt: skip
-    with torch.no_grad():
-        G[0].weight.copy_(case["weights"]["first"])
-        G[3].weight.copy_(case["weights"]["last"])
-        for layer in (G[0], G[3]):
-            layer.bias.fill_(0.1)
-    judge, weights = case["weights"]["judge"], list(G.parameters())
+    """A short training with a look after each step: the samples, and whether they hang on G."""
+    G = make_net(case["net"], case["z"].shape[1], 2, batch_norm=True, frozen=True, shared=True)
+    weights = [p for p in G.parameters() if p.requires_grad]
     G.train(case["training"])
     samples = []
     for z in case["noise"]:
-        loss = torch.nn.functional.softplus(-G(z) @ judge.T).mean()
+        loss = torch.nn.functional.softplus(-G(z)).mean()
         with torch.no_grad():
             for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.sub_(slope, alpha=0.1)
         samples.append(answer(G, case["z"]))
-    state = {k: v for k, v in G.state_dict().items() if v.is_floating_point()}
     attached = any(isinstance(x, torch.Tensor) and x.requires_grad for x in samples)
-    return {"samples": samples, "state": state, "training": G.training, "attached": attached}
+    return {"samples": samples, "attached": attached}
 
 
 # --- chapter 06 -----------------------------------------------------------------------------------
 
 
-class _Critic(torch.nn.Module):
-    """A small smooth critic (B, …) → (B,) with given weights."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.first = torch.nn.Parameter(weights["first"].clone())
-        self.bias = torch.nn.Parameter(weights["bias"].clone())
-        self.last = torch.nn.Parameter(weights["last"][None].clone())
-
-    def forward(self, x):
-        h = torch.nn.functional.softplus(x.flatten(1) @ self.first.T + self.bias)
-        return (h @ self.last.T).squeeze(1)
+def _critic(seed, size, **options):
+    """A small smooth critic (B, …) → (B,), which treats each sample by itself."""
+    options |= {"act": torch.nn.Softplus, "frozen": True}
+    net = make_net(seed, size, 1, torch.nn.Flatten(0), **options)
+    return net.insert(0, torch.nn.Flatten())
 
 
 def gradient_penalty(answer, case):
     """The penalty, and what it teaches the critic: the gradient in each of its weights."""
-    critic = _Critic(case["weights"])
+    critic = _critic(case["net"], case["x_real"][0].numel(), shared=True)
+    if case["flat"]:
+        torch.nn.init.zeros_(critic[-2].weight)
     penalty = answer(critic, case["x_real"], case["x_fake"], case["epsilon"])
     if penalty is None:
         return None
@@ -241,58 +231,46 @@ def gradient_penalty(answer, case):
 
 
 def wgan_round(answer, case):
-    """Both nets' weights after two rounds. The penalty is a simple one, for this test alone."""
-    weights = case["weights"]
-    G = torch.nn.Linear(weights["G"].shape[1], 2).double()
-    with torch.no_grad():
-        G.weight.copy_(weights["G"])
-        G.bias.fill_(0.5)
-    critic = _Critic(weights)
+    """Two rounds. The penalty is a simple one, for this test alone."""
+    batch, z_dim = case["z"].shape[2:]
+    G = make_net(case["nets"], z_dim, 2, batch_norm=batch > 1, frozen=True)
+    critic = _critic(case["nets"] + 1, 2)
     kind = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}[case["optimizer"]]
     g_opt, c_opt = (kind(net.parameters(), lr=0.05) for net in (G, critic))
 
     def penalty(critic, x_real, x_fake):
         return 0.1 * (critic(x_real).square() + critic((x_real + x_fake) / 2).square()).mean()
 
-    shown = []
     for x_reals, zs in zip(case["x_real"], case["z"], strict=True):
         answer(G, critic, g_opt, c_opt, list(x_reals), list(zs), penalty)
-        after = [[p.detach().clone() for p in net.parameters()] for net in (G, critic)]
-        shown.append({"G": after[0], "critic": after[1]})
-    return shown
 
 
 def clipped_step(answer, case):
-    """The critic's weights after each of three steps, and the scores."""
-    critic = _Critic(case["weights"])
+    """The scores of three steps."""
+    critic = _critic(case["net"], 2, shared=True)
     optimizer = torch.optim.SGD(critic.parameters(), lr=0.2)
-    shown = []
-    for x_real, x_fake in zip(case["x_real"], case["x_fake"], strict=True):
-        score = answer(critic, optimizer, x_real, x_fake, case["clip"])
-        weights = {k: p.detach().clone() for k, p in critic.named_parameters()}
-        shown.append({"weights": weights, "score": score})
-    return shown
+    batches = zip(case["x_real"], case["x_fake"], strict=True)
+    return [answer(critic, optimizer, x, x_fake, case["clip"]) for x, x_fake in batches]
 
 
 # --- chapter 07 -----------------------------------------------------------------------------------
 
 
 def FeatureStream(answer, case):
-    """What a stream says on the way and at the end; all batches come in the same memory."""
+    """What a stream says on the way; all batches come in the same memory."""
     stream, batches = answer(), case["batches"]
     buffer = torch.empty(max(map(len, batches)), batches[0].shape[1], dtype=batches[0].dtype)
-    shown, left = [], []
+    shown = []
     for i, batch in enumerate(batches):
         part = buffer[: len(batch)]
         part.copy_(batch)
         stream.add(part)
-        left.append(part.clone())
         if i in case["looks"]:
             found = stream.result()
             shown.append(found)
             if isinstance(found, (list, tuple)):  # a later batch must not change an earlier result
                 shown[-1] = tuple(f.clone() if isinstance(f, torch.Tensor) else f for f in found)
-    return {"results": shown, "batches afterwards": left}
+    return shown
 
 
 # --- chapter 08 -----------------------------------------------------------------------------------
@@ -311,22 +289,15 @@ def best_sigma(answer, case):
 
 def inversion_step(answer, case):
     """A small generator with gradients in its weights, as in the middle of a training."""
-    weights = [case["first"].clone(), case["second"].clone()]
     pixels = case["x"].shape[1:]
-    first = torch.nn.Linear(*weights[0].T.shape, bias=False, dtype=torch.float64)
-    second = torch.nn.Linear(*weights[1].T.shape, bias=False, dtype=torch.float64)
-    last = [torch.nn.Unflatten(1, pixels), torch.nn.Tanh()]
-    generator = torch.nn.Sequential(first, torch.nn.Tanh(), second, *last)
-    for layer, weight in zip((first, second), weights, strict=True):
-        layer.weight = torch.nn.Parameter(weight)
-        layer.weight.grad = torch.full_like(weight, 0.5)
+    tail = torch.nn.Tanh(), torch.nn.Unflatten(1, pixels)
+    options = {"batch_norm": True, "frozen": True, "shared": True}
+    generator = make_net(case["net"], case["z"].shape[1], pixels.numel(), *tail, **options).eval()
+    for weight in generator.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.full_like(weight, 0.5)
     z = answer(generator, case["z"], case["x"], case["lr"], case["penalty"])
-    if not isinstance(z, torch.Tensor):
-        return z
-    weights = [first.weight, second.weight]
-    left = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-    trained = [w.requires_grad for w in weights]
-    return {"z": z.detach(), "weights": weights, "gradients": left, "trained": trained}
+    return z.detach() if isinstance(z, torch.Tensor) else z
 
 
 def held_out_accuracy(answer, case):
@@ -364,29 +335,32 @@ def compare_seeds(answer, case):
 
 
 def vaegan_gradients(answer, case):
-    """Three nets of two layers each, without biases."""
-    weights = {k: [torch.nn.Parameter(w.clone()) for w in v] for k, v in case["weights"].items()}
-    E = _TwoLayers(*weights["E"], lambda h: h.chunk(2, dim=1))
-    G = _TwoLayers(*weights["G"], lambda h: torch.tanh(h).view(-1, *case["x"].shape[1:]))
-    D = _TwoLayers(*weights["D"], lambda h: h.squeeze(1))
+    """Three nets; those of D in two halves."""
+    pixels, z = case["x"][0].numel(), case["noise"].shape[1]
+    sizes = {"E": (pixels, 2 * z), "G": (z, pixels), "D": (pixels, 4)}
+    nets = {k: make_net(case["nets"] + i, *size, shared=True)
+            for i, (k, size) in enumerate(sizes.items())}  # fmt: skip
+    E = torch.nn.Sequential(torch.nn.Flatten(), nets["E"], _Halves())
+    G = torch.nn.Sequential(nets["G"], torch.nn.Tanh(), torch.nn.Unflatten(1, case["x"].shape[1:]))
+    D = _Judge(torch.nn.Sequential(torch.nn.Flatten(), nets["D"]),
+               make_net(case["nets"] + 3, 4, 1, torch.nn.Flatten(0)))  # fmt: skip
     found = answer(case["x"], E, G, D, case["noise"], case["prior"], case["gamma"])
     if isinstance(found, dict):
         return {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in found.items()}
     return found
 
 
-class _TwoLayers(torch.nn.Module):
-    """`features`, then `head`; `last` brings the result into its form."""
+class _Halves(torch.nn.Module):
+    def forward(self, x):
+        return x.chunk(2, dim=1)
 
-    def __init__(self, first, second, last):
+
+class _Judge(torch.nn.Module):
+    """`features`, then `head`."""
+
+    def __init__(self, features, head):
         super().__init__()
-        self.first, self.second, self.last = first, second, last
-
-    def features(self, x):
-        return torch.nn.functional.leaky_relu(x.flatten(1) @ self.first.T, 0.2)
-
-    def head(self, features):
-        return self.last(features @ self.second.T)
+        self.features, self.head = features, head
 
     def forward(self, x):
         return self.head(self.features(x))

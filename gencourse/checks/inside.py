@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from gencourse.checks import drivers, values
+from gencourse.checks import drivers, values, watch
 
 BLANK = "write your code here"  # what an answer says before anybody has written it
 
@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
 
     value: object = None  # what it returned, as values.plain leaves it
     devices: tuple = ()  # of the returned tensors
-    changed: tuple = ()  # names of inputs that it changed in place
+    left: tuple = ()  # what each call left changed, as watch.Watched records it
     gradients: object = None  # input → gradient or None; None if there is none, text if it failed
     error: object = None  # {"kind", "message", "line", "source"} of an exception, or None
 
@@ -34,22 +34,22 @@ def outcome(name, answer, case, gradient=()):
     torch's random numbers start from the same seed for every case.
     """
     driver = getattr(drivers, name, drivers.plain_call)
-    given = _copies(case)
-    torch.manual_seed(0)
-    try:
-        returned = driver(answer, given)
-        shown = values.plain(returned)
-        devices = tuple(sorted({t.device.type for t in values.tensors(returned)}))
-        changed = tuple(k for k in case if not _same(case[k], given.get(k)))
-    except (Exception, SystemExit) as error:
-        return Outcome(error=_describe(error, answer))
-    gradients = None
-    if gradient and not changed and _finite(shown):
+    with watch.known():
+        watched = watch.Watched(answer)
+        torch.manual_seed(0)
         try:
-            gradients = _gradients(driver, answer, case, gradient)
+            returned = driver(watched, copy.deepcopy(case))
+            shown = values.plain(returned)
+            devices = tuple(sorted({t.device.type for t in values.tensors(returned)}))
         except (Exception, SystemExit) as error:
-            gradients = _describe(error, answer)["message"]
-    return Outcome(shown, devices, changed, gradients)
+            return Outcome(error=_describe(error, answer))
+        gradients = None
+        if gradient and _finite(shown):
+            try:
+                gradients = _gradients(driver, answer, case, gradient)
+            except (Exception, SystemExit) as error:
+                gradients = _describe(error, answer)["message"]
+        return Outcome(shown, devices, tuple(watched.left), gradients)
 
 
 def is_blank(answer):
@@ -57,32 +57,17 @@ def is_blank(answer):
     return any(BLANK in code.co_consts for code in _codes(answer))
 
 
-def _copies(case):
-    return {k: copy.deepcopy(v) for k, v in case.items()}
-
-
 def _finite(value):
     return all(torch.isfinite(t).all() for t in values.tensors(value))
 
 
-def _same(a, b):
-    if isinstance(a, torch.Tensor):
-        if not isinstance(b, torch.Tensor) or (a.shape, a.dtype) != (b.shape, b.dtype):
-            return False
-        return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    return a == b
-
-
 def _gradients(driver, answer, case, names):
     torch.manual_seed(0)
-    given = _copies(case)
+    given = copy.deepcopy(case)
     for name in names:
         given[name].requires_grad_()
-    returned = [t for t in values.tensors(driver(answer, given)) if t.requires_grad]
+    found = driver(watch.Watched(answer), given)
+    returned = [t for t in values.tensors(found) if t.requires_grad]
     if not returned:
         return None
     total = sum((t * torch.arange(1, t.numel() + 1).cos().to(t).view(t.shape)).sum()
