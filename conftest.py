@@ -6,7 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import ipykernel.kernelspec
 import pytest
+import warm
 
 ROOT = Path(__file__).parent
 NO_NETWORK = ROOT / "tests" / "no_network"
@@ -19,12 +21,20 @@ os.environ["GENCOURSE_DEVICE"] = "cpu"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "agg"  # kernels included: plot.show draws by itself
 if CONTROLLER:
+    # A Python that may not keep what it compiles spends half of its start on compiling torch anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Real data is for the tests that ask for it by name; everything else must do without.
     os.environ["GENCOURSE_TEST_DATA"] = os.environ.pop("GENCOURSE_DATA", "")
     os.environ["GENCOURSE_TEST_FOLDER"] = tempfile.mkdtemp(prefix="gencourse-tests-")
     os.environ["GENCOURSE_CACHE"] = os.path.join(os.environ["GENCOURSE_TEST_FOLDER"], "cache")
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(NO_NETWORK), *([path] if path else [])])
+    server = warm.start(os.path.join(os.environ["GENCOURSE_TEST_FOLDER"], "warm"))
+if "GENCOURSE_TEST_SERVER" in os.environ:  # kernels are forks too
+    ipykernel.kernelspec.make_ipkernel_cmd = lambda *_, **__: [
+        *warm.PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}",
+        "--IPKernelApp.parent_handle=1",
+    ]  # fmt: skip
 
 # This process was started before PYTHONPATH was set.
 spec = importlib.util.spec_from_file_location("no_network", NO_NETWORK / "sitecustomize.py")
@@ -41,4 +51,5 @@ def pytest_runtest_setup(item):
 
 def pytest_unconfigure(config):
     if CONTROLLER:
+        warm.stop(server)
         shutil.rmtree(os.environ["GENCOURSE_TEST_FOLDER"], ignore_errors=True)

@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import ipaddress
 import os
+import runpy
 import socket
 import sys
 
@@ -70,3 +71,5 @@ def _run_the_one_behind():
 refuse()
 if __name__ == "sitecustomize":
     _run_the_one_behind()
+    if first := os.environ.get("GENCOURSE_TEST_FIRST"):  # see tests/warm.py
+        runpy.run_path(first)
