@@ -24,8 +24,11 @@ class OptionError(UserError):
     """An option has a value that it can't have: its `name`, and the `problem` with it."""
 
     def __init__(self, name, problem):
-        super().__init__(f"{name} {problem}")
+        super().__init__(name, problem)
         self.name, self.problem = name, problem
+
+    def __str__(self):
+        return f"{self.name} {self.problem}"
 
 
 def within(name, value, least, most):
