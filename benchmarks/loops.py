@@ -50,6 +50,9 @@ class Bare:
     def log(self, **scalars):
         pass
 
+    def writes(self):
+        return False
+
 
 class Clocked(run.Run):
     """A Run that notes the seconds of every `block` steps, all that it does itself included."""

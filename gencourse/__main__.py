@@ -1,11 +1,18 @@
-"""The `gencourse` command: train without a notebook, ask what went wrong, grade a class."""
+"""The `gencourse` command: train without a notebook, ask what went wrong, grade a class.
 
+Nothing here imports torch before there is something to do, so that --help answers at once.
+"""
+
+import inspect
+import os
 import re
 import sys
+import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -17,10 +24,68 @@ app = typer.Typer(
 )
 
 
-class Model(StrEnum):
-    dcgan = "dcgan"
-    vae = "vae"
-    classifier = "classifier"
+class Kind(NamedTuple):
+    """A kind of model that can be trained; a further one is a further row of KINDS.
+
+    nets: function of the module `nets`, the pictures and the sizes it names → the nets.
+    loop: its name in `train`. result: the file that it leaves.
+    options: the defaults of those options that not all kinds have alike; a pair is for a CPU and
+        for a GPU. An option of another kind is refused.
+    """
+
+    nets: Callable
+    loop: str
+    result: str
+    options: dict
+
+
+def _dcgan(nets, images, z_dim, width):
+    channels, size, _ = images.shape
+    generator = nets.DCGANGenerator(size, channels, z_dim=z_dim, width=width)
+    return generator, nets.DCGANDiscriminator(size, channels, width=width)
+
+
+def _vae(nets, images, z_dim, width):
+    channels, size, _ = images.shape
+    return (nets.VAE(size, channels, z_dim=z_dim, width=width),)
+
+
+def _classifier(nets, images, width):
+    channels, size, _ = images.shape
+    return (nets.Classifier(size, channels, classes=len(images.classes), width=width),)
+
+
+KINDS = {
+    # In the same minutes on a CPU a narrow GAN learns more: its steps are cheap.
+    "dcgan": Kind(_dcgan, "train_gan", "generator.safetensors", dict(
+        steps=2_000, batch_size=64, lr=1e-3, z_dim=64, width=(16, 64), sample_every=500)),
+    "vae": Kind(_vae, "train_vae", "vae.safetensors", dict(
+        steps=2_000, batch_size=64, lr=1e-3, z_dim=24, width=32, beta=1.0, sample_every=500)),
+    "classifier": Kind(_classifier, "train_classifier", "classifier.safetensors", dict(
+        steps=5_000, batch_size=128, lr=2e-3, width=32, shift=1)),
+}  # fmt: skip
+Model = StrEnum("Model", list(KINDS))
+
+
+def _usual(name, text):
+    """An option of KINDS: its help says which kinds have it, and their defaults."""
+    kinds = {}
+    for kind, row in KINDS.items():
+        if name in row.options:
+            kinds.setdefault(row.options[name], []).append(kind)
+    values = [
+        ("{} on a CPU, {} on a GPU".format(*value) if isinstance(value, tuple) else f"{value}")
+        + f" ({', '.join(which)})"
+        for value, which in kinds.items()
+    ]
+    return typer.Option(help=f"{text}; default {', '.join(values)}.")
+
+
+def _path(text):
+    """A path as people write it: ~ is their home folder."""
+    if not str(text):
+        raise typer.BadParameter("it is empty.")
+    return Path(os.path.expanduser(text))
 
 
 @app.callback()
@@ -35,31 +100,24 @@ def train(
         str,
         typer.Option(help="digits, shapes, mnist, fashion_mnist, cifar10, or folder:PATH."),
     ] = "fashion_mnist",
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps in all; default 2000 (classifier 5000).")
-    ] = None,
+    steps: Annotated[int | None, _usual("steps", "Training steps in all")] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures: 16, 28, 32 or 64; default: as is.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pictures per step; default 64 (classifier 128).")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate; default 0.001 (classifier 0.002).")
-    ] = None,
-    z_dim: Annotated[
-        int | None, typer.Option(help="Size of the latent; default 64 (dcgan), 24 (vae).")
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="Channels of the finest map; dcgan 16 (GPU 64), others 32.")
-    ] = None,
-    beta: Annotated[float, typer.Option(help="Weight of the KL term (vae).")] = 1.0,
+    batch_size: Annotated[int | None, _usual("batch_size", "Pictures per step")] = None,
+    lr: Annotated[float | None, _usual("lr", "Peak learning rate")] = None,
+    z_dim: Annotated[int | None, _usual("z_dim", "Size of the latent")] = None,
+    width: Annotated[int | None, _usual("width", "Channels of the finest map")] = None,
+    beta: Annotated[float | None, _usual("beta", "Weight of the KL term")] = None,
     shift: Annotated[
-        int, typer.Option(help="Pixels that pictures are moved by, at most (classifier).")
-    ] = 1,
+        int | None, _usual("shift", "Pixels that pictures are moved by, at most")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default runs/MODEL-DATA.")
+        Path | None,
+        typer.Option(
+            help="Folder of the run; default runs/MODEL-DATA.", parser=_path, metavar="FOLDER"
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default: as suits the device.")
@@ -81,104 +139,79 @@ def train(
         str | None, typer.Option(help="tensorboard or wandb, in the folder of the run.")
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    sample_every: Annotated[int, typer.Option(help="Steps between sample grids.")] = 500,
+    sample_every: Annotated[
+        int | None, _usual("sample_every", "Steps between sample grids")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; asks first.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask before starting over.")] = False,
 ):
     """Train a model; the same command again continues where it was stopped.
 
     In the folder of the run: config.json, history.csv, samples/, the last two checkpoints, and at
-    the end generator.safetensors (dcgan, averaged weights), vae.safetensors or
-    classifier.safetensors. With the defaults, a classifier is the course's judge of its data.
+    the end the trained weights (*.safetensors; of a GAN the generator's, averaged). With the
+    defaults, a classifier is the course's judge of its data.
 
     On several GPUs or machines: accelerate launch -m gencourse train … (--batch-size stays that of
     all together; the run goes on with another number of them).
     """
-    from gencourse import fast, nets, ranks, runtime  # here, so that --help answers at once
+    given = {name: value for name, value in locals().items() if value is not None}
+    model, data, size, yes = (given.pop(k, None) for k in ("model", "data", "size", "yes"))
+    kind = KINDS[model]
+    for name in given:
+        having = [other for other, row in KINDS.items() if name in row.options]
+        if having and model not in having:
+            only = f"it is for {', '.join(having)}, not for {model}."
+            raise typer.BadParameter(only, param_hint=_flag(name))
+
+    from gencourse import nets, ranks, runtime
     from gencourse import train as loops
     from gencourse.data import load
-    from gencourse.run import delete
-    from gencourse.tracker import check as check_tracker
 
-    if width is None:  # in the same CPU minutes a narrow GAN learns more: its steps are cheap
-        narrow = runtime.device().type == "cpu"
-        width = 32 if model is not Model.dcgan else 16 if narrow else 64
-    if z_dim is None:
-        z_dim = 24 if model is Model.vae else 64
-    usual = (5_000, 128, 2e-3) if model is Model.classifier else (2_000, 64, 1e-3)
-    given = (steps, batch_size, lr)
-    steps, batch_size, lr = (u if g is None else g for g, u in zip(given, usual, strict=True))
-    least = {"--steps": steps, "--width": width, "--z-dim": z_dim}
-    least |= {"--checkpoint-every": checkpoint_every, "--sample-every": sample_every}
-    for name, value in least.items():
-        if value < 1:
-            raise runtime.UserError(f"{name} is {value}; it must be at least 1.")
-    if batch_size < 2:
-        raise runtime.UserError(f"--batch-size is {batch_size}; BatchNorm needs at least 2.")
-    if not lr > 0:
-        raise runtime.UserError(f"--lr is {lr}; it must be above 0.")
-    if not beta >= 0:
-        raise runtime.UserError(f"--beta is {beta}; it must not be negative.")
-    if shift < 0:
-        raise runtime.UserError(f"--shift is {shift}; it must not be negative.")
-    fast.precision(precision)
-    if tracker is not None:
-        check_tracker(tracker)
+    on_gpu = runtime.device().type != "cpu"
+    usual = {k: v[on_gpu] if isinstance(v, tuple) else v for k, v in kind.options.items()}
+    options = usual | given
+    out = options.setdefault("out", Path("runs") / f"{model}-{_file_name(data)}")
+    loops.check(**{name: value for name, value in options.items() if name in loops.LIMITS})
+    if options["batch_size"] < 2:
+        raise runtime.OptionError("batch_size", "is 1; BatchNorm needs at least 2.")
     _check_size(size)
-    ranks.start()
-    if batch_size % ranks.world():
-        raise runtime.UserError(
-            f"--batch-size is {batch_size}, which {ranks.world()} processes can't share evenly; "
-            f"choose a multiple of {ranks.world()}."
-        )
-    loops.check_graph(graph)
-    out = out or Path("runs") / f"{model.value}-{re.sub(r'[^A-Za-z0-9]+', '-', data).strip('-')}"
-    if out.exists() and not out.is_dir():
-        raise runtime.UserError(f"--out {out} is a file; name a folder.")
+    sizes = {name: options.pop(name) for name in ("z_dim", "width") if name in options}
+    loop = getattr(loops, kind.loop)
+    own = inspect.signature(loops.Options).parameters
+    loops.Options(**{name: value for name, value in options.items() if name in own})  # or refused
 
     images = load(data, size=size, seed=seed)
-    channels, height, _ = images.shape
-    _check_size(height)
-    # Only now, when the new run is known to be possible, may the old one go.
-    if fresh and ranks.is_main() and out.exists() and any(out.iterdir()):
-        if not yes and not typer.confirm(f"Delete the run in {out} and start over?", err=True):
+    _check_size(images.shape[1])
+    if fresh and not yes and ranks.is_main() and out.is_dir() and any(out.iterdir()):
+        if not typer.confirm(f"Delete the run in {out} and start over?", err=True):
             raise runtime.UserError(f"Nothing was deleted; {out} is as it was.")
-        delete(out)
+    test = None
+    if "test_images" in inspect.signature(loop).parameters:
+        test = options["test_images"] = _test_half(data, images)
 
-    common = dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed, out=out)
-    common |= dict(checkpoint_every=checkpoint_every, precision=precision, compile=compile)
-    common |= dict(graph=graph, sync_batch_norm=sync_batch_norm, tracker=tracker)
     say = partial(typer.echo, err=True) if ranks.is_main() else lambda text: None
     several = f" · {ranks.world()} processes" if ranks.world() > 1 else ""
     say(f"{runtime.describe()}{several}\n{len(images):,} pictures {images.shape} → {out}")
     runtime.seed_everything(seed)
-    if model is Model.dcgan:
-        generator = nets.DCGANGenerator(height, channels, z_dim=z_dim, width=width)
-        discriminator = nets.DCGANDiscriminator(height, channels, width=width)
-        result, parts = "generator.safetensors", (generator, discriminator)
-        loop = partial(loops.train_gan, sample_every=sample_every)
-    elif model is Model.vae:
-        result, parts = "vae.safetensors", (nets.VAE(height, channels, z_dim=z_dim, width=width),)
-        loop = partial(loops.train_vae, beta=beta, sample_every=sample_every)
-    else:
-        classes = len(images.classes)
-        parts = (nets.Classifier(height, channels, classes=classes, width=width),)
-        result, test = "classifier.safetensors", _test_half(data, height, images)
-        loop = partial(loops.train_classifier, shift=shift, test_images=test)
+    models = kind.nets(nets, images, **sizes)
     try:
-        loop(images, *parts, **common)
+        loop(images, *models, **options)
     except KeyboardInterrupt as stop:  # typer would end here without a word
         say(str(stop))
         raise typer.Exit(130) from None
-    say(f"Finished {steps:,} steps: {out / result}")
-    if model is Model.classifier and test is not None:
-        right = loops.accuracy(parts[0], test)
-        say(f"Accuracy on {len(test):,} test pictures: {right:.2%}")
+    say(f"Finished {options['steps']:,} steps: {out / kind.result}")
+    if test is not None:
+        say(f"Accuracy on {len(test):,} test pictures: {loops.accuracy(*models, test):.2%}")
 
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run: what --out named.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a run: what --out named.", parser=_path, metavar="FOLDER"
+        ),
+    ],
 ):
     """Say what went wrong in the run of a GAN or a VAE, with numbers, a cure and the lesson.
 
@@ -194,10 +227,20 @@ def doctor(
 @app.command()
 def grade(
     submissions: Annotated[
-        Path, typer.Argument(help="Folder or .zip of notebooks, as Canvas and Moodle give them.")
+        Path,
+        typer.Argument(
+            help="Folder or .zip of notebooks, as Canvas and Moodle give them.",
+            parser=_path,
+            metavar="PATH",
+        ),
     ],
     assignment: Annotated[str, typer.Option(help="Such as 01_kl_divergence.")],
-    out: Annotated[Path, typer.Option(help="Folder for grades.csv, pages and the summary.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for grades.csv, pages and the summary.", parser=_path, metavar="FOLDER"
+        ),
+    ],
     workers: Annotated[int | None, typer.Option(help="Side by side; default: all cores.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the inputs; default: a secret one, kept in --out.")
@@ -211,7 +254,10 @@ def grade(
         bool, typer.Option("--unsafe", help="No sandbox: only for notebooks you trust.")
     ] = False,
     moodle_worksheet: Annotated[
-        Path | None, typer.Option(help="Moodle's grading worksheet, to be filled in.")
+        Path | None,
+        typer.Option(
+            help="Moodle's grading worksheet, to be filled in.", parser=_path, metavar="FILE"
+        ),
     ] = None,
     fail_under: Annotated[
         float | None, typer.Option(help="Exit with 1 if anybody has less than so many percent.")
@@ -228,10 +274,16 @@ def grade(
     from gencourse.classroom.grade import grade as grade_all
     from gencourse.classroom.sandbox import Limits
 
-    given = {"--workers": workers, "--memory": memory, "--cell-seconds": cell_seconds}
-    for name, value in given.items():
-        if value is not None and not value > 0:
-            raise runtime.UserError(f"{name} is {value:g}; it must be above 0.")
+    numbers = {
+        "workers": (workers, 1, 1_000),
+        "seed": (seed, 0, 2**32 - 1),
+        "memory": (memory, 0.1, 10_000),
+        "cell_seconds": (cell_seconds, 0.1, 1e6),
+        "fail_under": (fail_under, 0.0, 100),
+    }
+    for name, (value, least, most) in numbers.items():
+        if value is not None:
+            runtime.within(name, value, least, most)
     limits = Limits(memory=int(memory * (1 << 30)), cell=cell_seconds)
     try:
         grades = grade_all(
@@ -255,12 +307,20 @@ def grade(
         raise typer.Exit(1)
 
 
-def _test_half(data, size, images):
+def _flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def _file_name(text):
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
+
+
+def _test_half(data, images):
     """The test pictures that belong to `images`, or None for a folder that has no test half."""
     from gencourse.data import DataError, load
 
     try:
-        test = load(data, split="test", size=size)
+        test = load(data, split="test", size=images.shape[1])
     except DataError:
         if data.startswith("folder:"):
             return None
@@ -276,28 +336,43 @@ def _check_size(size):
         raise runtime.UserError(f"Size {size} is not supported; choose --size from {sizes}.")
 
 
+def _said(error):
+    """(sentence, exit code) for what the user of the command can mend; other errors are bugs."""
+    if hasattr(error, "problem"):  # runtime.OptionError
+        return f"{_flag(error.name)} {error.problem}", error.exit_code
+    if hasattr(error, "format_message"):  # click's, which newer versions of typer no longer raise
+        name = "".join(f"{a} " for a in sys.argv[1:2] if a in ("train", "doctor", "grade"))
+        sentence = re.sub(r"(?<![?.])$", ".", error.format_message().strip())
+        return f"{sentence} See `gencourse {name}--help`.", 2
+    if hasattr(error, "exit_code"):  # runtime.UserError, checkpoint.WriteError
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"Can't read or write{where}: {error.strerror or error}.", 1
+    # What torch and NumPy say where memory ends; torch says it in a RuntimeError.
+    if isinstance(error, MemoryError) or re.search(
+        r"allocate|out of memory|calculation overflow|multiplication overflow", str(error)
+    ):
+        return "There is not enough memory for that: choose smaller sizes, such as --batch-size.", 2
+    raise error
+
+
 def main():
     """Run the command; what its user can mend ends in one sentence on stderr and exit code 2."""
-    from gencourse.checkpoint import WriteError
-    from gencourse.runtime import UserError
-
-    try:
-        sys.exit(app(standalone_mode=False))
-    except UserError as error:
-        sentence, code = str(error), 2
-    except WriteError as error:
-        sentence, code = str(error), 1
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        sentence, code = str(stop) or "Stopped.", 130
-    except Exception as error:
-        # A wrong option; newer versions of typer no longer raise click's own class.
-        if not hasattr(error, "format_message"):
-            raise
-        name = "".join(f"{a} " for a in sys.argv[1:2] if a in ("train", "doctor", "grade"))
-        sentence = f"{error.format_message().rstrip('.')}. See `gencourse {name}--help`."
-        code = 2
-    print(" ".join(sentence.split()), file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(_one_line(message), file=sys.stderr)
+        try:
+            sys.exit(app(standalone_mode=False))
+        except (KeyboardInterrupt, typer.Abort) as stop:
+            sentence, code = str(stop) or "Stopped.", 130
+        except Exception as error:
+            sentence, code = _said(error)
+    print(_one_line(sentence), file=sys.stderr)
     sys.exit(code)
+
+
+def _one_line(text):
+    return " ".join(str(text).split())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import torch
 class WriteError(OSError):
     """A file could not be written; the message says why, and that older files are intact."""
 
+    exit_code = 1  # of the command
+
 
 def write_atomically(path, content):
     """Replace the file `path` by `content` in one indivisible step.

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from gencourse import checkpoint, ranks, runtime
 from gencourse.tracker import Tracker, check
@@ -69,7 +68,7 @@ class Run:
         **parts,
     ):
         ranks.start()
-        self.folder = Path(folder) if folder is not None else None
+        self.folder = Path(os.path.expanduser(folder)) if folder is not None else None
         if tracker is not None:
             check(tracker)
             if folder is None:
@@ -104,9 +103,8 @@ class Run:
         if self.folder is not None:
             latest = None
             if ranks.is_main():
-                if self.fresh:
-                    delete(self.folder)
-                latest = checkpoint.load_latest(self.folder)
+                if not self.fresh:  # else its files go when the new run is sure to start: `steps`
+                    latest = checkpoint.load_latest(self.folder)
                 if latest is not None:
                     # Settings first: weights of another net would fail with a harder message.
                     self._refuse_other_settings()
@@ -128,7 +126,7 @@ class Run:
         if self._tracked is not None:
             self._tracked.finish()
             self._tracked = None
-        if isinstance(error, ranks.Lost) and self._writes():
+        if isinstance(error, ranks.Lost) and self.writes():
             raise ranks.Lost(f"{error} {self._saved()}") from error
 
     def steps(self, total):
@@ -139,18 +137,23 @@ class Run:
         if not self._entered:
             raise RuntimeError("Use the run as `with Run(...) as run:`, so that it can resume.")
         self.settings["steps"] = total
-        if self._writes():
+        if self.writes():
             # Once, here: a folder that vanishes later (a drive that went away) must not come back
             # as an empty one on another disk.
             checkpoint.make_folder(self.folder / "samples")
-            self._refuse_other_settings()
+            if not self.fresh:
+                self._refuse_other_settings()
+            if self.step < total and self.tracker is not None:
+                self._tracked = Tracker(self.tracker, self.folder, self.settings, self.step)
+            if self.fresh:
+                delete(self.folder)
             if self.step == 0:
                 self._write_config()
             if self.step < total:  # a new attempt
                 (self.folder / "failure.json").unlink(missing_ok=True)
-                if self.tracker is not None:
-                    self._tracked = Tracker(self.tracker, self.folder, self.settings, self.step)
-        self.failure = None
+        self.failure, self.fresh = None, False
+        from tqdm.auto import tqdm
+
         static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook
         bar = tqdm(
             total=total,
@@ -205,10 +208,11 @@ class Run:
         found = sorted((self.folder / "samples").glob("step-*.png"))
         return {int(path.stem.removeprefix("step-")): path for path in found}
 
-    # What happens between steps
-
-    def _writes(self):
+    def writes(self):
+        """Whether this process writes files: the main one, where there is a folder."""
         return self.folder is not None and ranks.is_main()
+
+    # What happens between steps
 
     def _all_stop(self):
         """Whether to stop after this step: every process must come to the same answer."""
@@ -258,7 +262,7 @@ class Run:
         return " · ".join([*parts, f"{rate:,.0f} {self._rate.split('_')[0]}/s"])
 
     def _checkpoint(self):
-        if not self._writes():
+        if not self.writes():
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         if not _finite(state):
@@ -367,7 +371,7 @@ class Run:
         The rows beyond the newest checkpoint are dropped again should the run be resumed.
         """
         self.failure = {"step": step, "name": name, "value": str(value)}
-        if self._writes():
+        if self.writes():
             with contextlib.suppress(checkpoint.WriteError):  # the sentence below is worth more
                 self._write_history()
                 text = json.dumps(self.failure) + "\n"

@@ -17,6 +17,29 @@ PROFILES = ("smoke", "cpu", "gpu")
 class UserError(Exception):
     """Something its reader can mend: the message says what was wrong and what to do."""
 
+    exit_code = 2  # of the command
+
+
+class OptionError(UserError):
+    """An option has a value that it can't have: its `name`, and the `problem` with it."""
+
+    def __init__(self, name, problem):
+        super().__init__(name, problem)
+        self.name, self.problem = name, problem
+
+    def __str__(self):
+        return f"{self.name} {self.problem}"
+
+
+def within(name, value, least, most):
+    """Raise OptionError unless least ≤ value ≤ most, and whole where `least` is an int."""
+    if isinstance(least, int) and value % 1:
+        raise OptionError(name, f"is {value}; it must be a whole number.")
+    if not value >= least:  # nor is nan
+        raise OptionError(name, f"is {value}; it must be at least {least:,}.")
+    if value > most:
+        raise OptionError(name, f"is {value}; it must be at most {most:,}.")
+
 
 def device():
     """The best device here: CUDA, then Apple's MPS, then the CPU.
@@ -52,7 +75,11 @@ def budget(*, smoke, cpu, gpu):
 
 
 def seed_everything(seed):
-    """Seed Python, NumPy and torch (every device) with the same number."""
+    """Seed Python, NumPy and torch (every device) with the same number.
+
+    Raises: OptionError outside of what NumPy's generator takes, 0 to 2³² − 1.
+    """
+    within("seed", seed, 0, 2**32 - 1)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -23,25 +23,24 @@ class Tracker:
         check(name)
         from accelerate import tracking
 
-        if name == "tensorboard":
-            self.engine = tracking.TensorBoardTracker(
-                "tensorboard", logging_dir=folder, purge_step=step + 1 if step else None
-            )
-            self._picture = {"dataformats": "NHWC"}
-        else:
-            # An id of the folder's own: a run that goes on is the same run.
-            code = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-            self.engine = tracking.WandBTracker(
-                "gencourse", dir=str(folder), name=folder.name, id=code, resume="allow"
-            )
-            self._picture = {}
+        # An id of the folder's own: a run that goes on is the same run.
+        code = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
         try:
+            if name == "tensorboard":
+                self.engine = tracking.TensorBoardTracker(
+                    "tensorboard", logging_dir=folder, purge_step=step + 1 if step else None
+                )
+            else:
+                self.engine = tracking.WandBTracker(
+                    "gencourse", dir=str(folder), name=folder.name, id=code, resume="allow"
+                )
             getattr(self.engine, "start", lambda: None)()  # older versions have started by now
         except Exception as error:  # whatever the packages raise: no key, no network, no disk
             raise runtime.UserError(
                 f"The tracker {name} could not start ({error}). For wandb, run `wandb login` once "
                 "or set WANDB_MODE=offline; or leave the tracker out."
             ) from error
+        self._picture = {"dataformats": "NHWC"} if name == "tensorboard" else {}
         if step == 0:
             plain = {k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()}
             self.engine.store_init_configuration(plain)

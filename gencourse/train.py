@@ -1,27 +1,214 @@
 """The chapters' training loops as functions: `train_classifier` (chapter 03), `train_gan` (05) and
 `train_vae` (08), made fast as in chapter 14, on one device or on several.
 
-The switches of speed are the same in all three; none of them is a setting that shapes the result:
-
-precision: "float32", "bfloat16" or "float16"; None: what suits the device, see `fast.precision`.
-channels_last: memory layout of the nets; faster convolutions, the same function.
-fused: Adam in one kernel. compile: torch.compile of the nets; slow to start.
-graph: one CUDA graph for the whole step, see `fast.Graphed`; with a single process. It has not been
-    run on a GPU yet, so it is not the default.
-sync_batch_norm: with several processes, BatchNorm over the global batch instead of each one's part;
-    then N processes take the step that one would. batch_size always is the global one.
-tracker: "tensorboard" or "wandb", see `run.Run`.
+What they share stands here once: `Options` is what every training can be told, `walk` takes the
+steps. A further kind of model is its step, its nets and its defaults.
 """
 
 import copy
+import difflib
+import functools
+import inspect
 import json
+import os
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from gencourse import fast, losses, ranks, runtime
+from gencourse import fast, losses, ranks, runtime, tracker
 from gencourse.checkpoint import write_atomically
 from gencourse.run import Run
+
+LIMITS = {  # from where to where a number makes sense; whole ones are whole numbers
+    "steps": (1, 10**9),
+    "batch_size": (1, 2**20),
+    "lr": (1e-12, 1e3),
+    "seed": (0, 2**32 - 1),  # what NumPy's generator takes
+    "sample_every": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+    "z_dim": (1, 2**16),
+    "width": (1, 2**12),
+    "beta": (0.0, 1e6),
+    "shift": (0, 2**10),
+}
+
+
+def check(**numbers):
+    """Raise OptionError for a number outside of LIMITS."""
+    for name, value in numbers.items():
+        runtime.within(name, value, *LIMITS[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every training can be told: each `train_…` takes all of these as keywords.
+
+    steps: in all. batch_size: pictures per step, of all processes together.
+    lr: peak of `learning_rate`.
+    seed: of everything random in the loop (the weights were drawn before, by the caller).
+    out: folder; the same call continues it, or returns at once when it is finished.
+    fresh: start over: delete what an earlier run left there, once the new one is known to start.
+    sample_every, checkpoint_every: steps from one to the next.
+    tracker: "tensorboard" or "wandb". progress: whether to draw a bar; see `run.Run` for both.
+
+    The switches of speed; none of them shapes the result:
+
+    precision: "float32", "bfloat16" or "float16"; None: what suits the device, see
+        `fast.precision`.
+    channels_last: memory layout of the nets; faster convolutions, the same function.
+    fused: Adam in one kernel. compile: torch.compile of the nets; slow to start.
+    graph: one CUDA graph for the whole step, see `fast.Graphed`; with a single process. It has not
+        been run on a GPU yet, so it is not the default.
+    sync_batch_norm: with several processes, BatchNorm over the global batch instead of each one's
+        part; then N processes take the step that one would.
+
+    Raises: runtime.UserError for what can't be: before anything is begun or deleted.
+    """
+
+    steps: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+    out: Path | str | None = None
+    fresh: bool = False
+    sample_every: int = 500
+    checkpoint_every: int = 500
+    tracker: str | None = None
+    progress: bool = True
+    precision: str | None = None
+    channels_last: bool = True
+    fused: bool = True
+    compile: bool = False
+    graph: bool = False
+    sync_batch_norm: bool = True
+
+    def __post_init__(self):
+        check(**{name: value for name, value in vars(self).items() if name in LIMITS})
+        if self.out is not None and not str(self.out):
+            raise runtime.OptionError("out", "is empty; name a folder.")
+        if self.out is not None and os.path.isfile(os.path.expanduser(self.out)):
+            raise runtime.OptionError("out", f"{self.out} is a file; name a folder.")
+        if self.tracker is not None:
+            tracker.check(self.tracker)
+        ranks.start()
+        if self.batch_size % ranks.world():
+            raise runtime.OptionError(
+                "batch_size",
+                f"is {self.batch_size}, which {ranks.world()} processes can't share evenly; "
+                f"choose a multiple of {ranks.world()}.",
+            )
+        if self.graph and (self.device.type != "cuda" or ranks.world() > 1):
+            raise runtime.UserError(
+                "A CUDA graph needs a CUDA device and a single process: leave graph (--graph) out."
+            )
+        if self.compile:
+            fast.check_compile()
+        self.dtype  # noqa: B018  (or its refusal)
+
+    @cached_property
+    def device(self):
+        return runtime.device()
+
+    @cached_property
+    def dtype(self):
+        return fast.precision(self.precision)
+
+    def autocast(self):
+        """A context in which a net computes in the precision asked for, see `fast.autocast`."""
+        return fast.autocast(self.device, self.dtype)
+
+
+def takes_options(train, without=()):
+    """A `train_…` function whose signature names all of `Options`, but for those `without` names.
+
+    A keyword that it does not have is refused, with the nearest that it has.
+    """
+    *own, _ = inspect.signature(train).parameters.values()  # the last is **options
+    left_out = {*without, *(p.name for p in own)}
+    shared = [p for n, p in inspect.signature(Options).parameters.items() if n not in left_out]
+    signature = inspect.Signature(own + shared)
+
+    @functools.wraps(train)
+    def call(*given, **named):
+        for name in named.keys() - signature.parameters.keys():
+            near = difflib.get_close_matches(name, signature.parameters, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"See help(train.{train.__name__})."
+            raise TypeError(f"{train.__name__} has no option {name!r}. {hint}")
+        signature.bind(*given, **named)
+        return train(*given, **named)
+
+    call.__signature__ = signature
+    return call
+
+
+def walk(images, draw, step, options, *, nets, parts, settings, sample=None, schedule=None):
+    """Take the steps of a training: the one loop that all kinds of model share.
+
+    images: data.Images. draw: function of this process's indices into them, (B,) int64 → tuple of
+        tensors. step: function of those → dict of scalar tensors, for the history; it moves the
+        weights, and may be captured in a CUDA graph.
+    options: Options. settings: dict, what else shapes the result, see `run.Run`.
+    nets, parts: dicts name → what is trained, and all else that has a state. Of the parts,
+        optimizers get their rate before each step, and each EMA is moved after it.
+    sample: as for `run.Run`. schedule: function of (step, total, peak) → rate, default
+        `learning_rate`.
+    Returns: the Run, finished.
+    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    """
+    optimizers = [p for p in parts.values() if isinstance(p, torch.optim.Optimizer)]
+    averages = [p for p in parts.values() if isinstance(p, EMA)]
+    schedule = schedule or learning_rate
+    runtime.seed_everything(options.seed)
+    with Run(
+        options.out,
+        settings=_describe(images, nets) | {"lr": options.lr} | settings | {"seed": options.seed},
+        batch_size=options.batch_size,
+        sample=sample,
+        sample_every=options.sample_every,
+        real=None if sample is None else images.batch(0, min(256, len(images))),
+        checkpoint_every=options.checkpoint_every,
+        progress=options.progress,
+        tracker=options.tracker,
+        fresh=options.fresh,
+        **nets,
+        **parts,
+    ) as run:
+        for optimizer in optimizers:  # here: a checkpoint brings settings of its own
+            fast.prepare_optimizer(optimizer, options.graph)
+        step = fast.Graphed(step) if options.graph else step
+        for number in run.steps(options.steps):
+            set_learning_rate(schedule(number, options.steps, options.lr), *optimizers)
+            row = step(*draw(ranks.part(images.indices(number, options.batch_size))))
+            for average in averages:
+                average.update()
+            run.log(**ranks.mean(row))
+    return run
+
+
+def _describe(images, nets):
+    """What decides a result besides the settings: the pictures and the sizes of the nets."""
+    sizes = {
+        name: f"{type(net).__name__} with {sum(p.numel() for p in net.parameters()):,} weights"
+        for name, net in nets.items()
+    }
+    return {"data": images.name, "pictures": len(images), "shape": list(images.shape), **sizes}
+
+
+def prepared(models, options):
+    """Models on the device, equal in all processes and in training mode, as the switches say."""
+    fast.keep_freed_memory()
+    layout = torch.channels_last if options.channels_last else torch.preserve_format
+    models = [m.to(options.device, memory_format=layout).train() for m in models]
+    ranks.copy_from_main(*models)
+    if options.sync_batch_norm:
+        models = [ranks.synchronised(m) for m in models]
+    if options.compile:
+        for model in models:
+            model.compile()  # in place: the names of the weights stay what they were
+    return models
 
 
 class EMA:
@@ -109,57 +296,31 @@ def set_learning_rate(rate, *optimizers):
                 group["lr"] = rate
 
 
-def train_gan(
-    images,
-    generator,
-    discriminator,
-    *,
-    steps,
-    batch_size=64,
-    lr=1e-3,
-    betas=(0.5, 0.999),
-    ema_decay=0.995,
-    seed=0,
-    out=None,
-    sample_every=500,
-    checkpoint_every=500,
-    precision=None,
-    channels_last=True,
-    fused=True,
-    compile=False,
-    graph=False,
-    sync_batch_norm=True,
-    tracker=None,
-    progress=True,
-    fresh=False,
-):
+@takes_options
+def train_gan(images, generator, discriminator, *, betas=(0.5, 0.999), ema_decay=0.995, **options):
     """Train a GAN with the non-saturating loss; the loop is chapter 05's.
 
     images: data.Images; generator: module with z_dim, (B, Z) → (B, C, H, W); discriminator:
         (B, C, H, W) → logits (B,). Both are trained in place, on runtime.device().
-    lr: peak of `learning_rate` for both; betas: Adam's; ema_decay: see EMA.
-    seed: of everything random in the loop (the weights were drawn before, by the caller).
-    out: folder; the same call continues it, or returns at once when it is finished.
-    precision … tracker: see the top of this file.
+    betas: Adam's; ema_decay: see EMA. All other keywords: see `Options`.
     Returns: (averaged generator in eval mode, history as a dict of lists: d_loss, g_loss [nats];
         d_real, d_fake, the means of D(x) and D(G(z)); d_grad, g_grad, see `gradient_norm`).
-    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    Raises: runtime.UserError, checkpoint.WriteError as `Options` and `Run` do.
     """
-    device, dtype = runtime.device(), fast.precision(precision)
-    G, D = prepared([generator, discriminator], channels_last, compile, sync_batch_norm, graph)
+    options = Options(**options)
+    G, D = prepared([generator, discriminator], options)
     ema = EMA(G, ema_decay)
-    g_opt = torch.optim.Adam(G.parameters(), lr=lr, betas=betas, fused=fused)
-    d_opt = torch.optim.Adam(D.parameters(), lr=lr, betas=betas, fused=fused)
-    scaler = fast.Scaler(device, dtype)
-    noise = fixed_noise(64, G.z_dim, seed)
-    settings = {
-        **_describe(images, generator=G, discriminator=D),
-        **{"lr": lr, "betas": betas, "ema_decay": ema_decay, "seed": seed},
-    }
+    adam = partial(torch.optim.Adam, lr=options.lr, betas=betas, fused=options.fused)
+    g_opt, d_opt = adam(G.parameters()), adam(D.parameters())
+    scaler = fast.Scaler(options.device, options.dtype)
+    noise = fixed_noise(64, G.z_dim, options.seed)
+
+    def draw(indices):
+        return images.images(indices), normal(G.z_dim, options)
 
     def step(x_real, z):
         """One step of both nets, on this process's part of the batch."""
-        with fast.autocast(device, dtype):
+        with options.autocast():
             x_fake = G(z)
             # Two passes of D, so that BatchNorm sees one kind at a time.
             real_logits, fake_logits = fast.widen(D(x_real)), fast.widen(D(x_fake.detach()))
@@ -170,7 +331,7 @@ def train_gan(
 
         # G: be taken for real. D's weights need no gradient here, which saves a third of D.
         D.requires_grad_(False)
-        with fast.autocast(device, dtype):
+        with options.autocast():
             g_logits = fast.widen(D(x_fake))
         g_loss = losses.generator_loss(g_logits)
         g_grad = descend(g_loss, G, g_opt, scaler)
@@ -186,75 +347,41 @@ def train_gan(
             "g_grad": g_grad,
         }
 
-    runtime.seed_everything(seed)
-    with Run(
-        out,
-        settings=settings,
-        batch_size=batch_size,
+    run = walk(
+        *(images, draw, step, options),
+        nets={"generator": G, "discriminator": D},
+        parts={"ema": ema, "g_opt": g_opt, "d_opt": d_opt, "scaler": scaler},
+        settings={"betas": betas, "ema_decay": ema_decay},
         sample=lambda: ema.model(noise),
-        sample_every=sample_every,
-        real=_some(images),
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        tracker=tracker,
-        fresh=fresh,
-        **{"generator": G, "discriminator": D, "ema": ema, "g_opt": g_opt, "d_opt": d_opt},
-        scaler=scaler,
-    ) as run:
-        step = maybe_graphed(step, graph, g_opt, d_opt)
-        for number in run.steps(steps):
-            set_learning_rate(learning_rate(number, steps, lr), g_opt, d_opt)
-            x_real = images.images(ranks.part(images.indices(number, batch_size)))
-            z = ranks.part(torch.randn(batch_size, G.z_dim, device=device))
-            row = step(x_real, z)
-            ema.update()
-            run.log(**ranks.mean(row))
-    if out is not None and ranks.is_main():
+    )
+    if run.writes():
         save_weights(run.folder / "generator.safetensors", ema.model, run.settings)
     return ema.model, run.history
 
 
-def train_vae(
-    images,
-    vae,
-    *,
-    steps,
-    batch_size=64,
-    lr=1e-3,
-    beta=1.0,
-    seed=0,
-    out=None,
-    sample_every=500,
-    checkpoint_every=500,
-    precision=None,
-    channels_last=True,
-    fused=True,
-    compile=False,
-    graph=False,
-    sync_batch_norm=True,
-    tracker=None,
-    progress=True,
-    fresh=False,
-):
+@takes_options
+def train_vae(images, vae, *, beta=1.0, **options):
     """Train a VAE with the Bernoulli likelihood; the loop is chapter 08's.
 
-    images: data.Images; vae: as nets.VAE, trained in place on runtime.device().
-    lr: peak of `learning_rate`; beta: weight of the KL term, 1 for the ELBO.
-    seed, out, precision … tracker: as for `train_gan`.
+    images: data.Images; vae: as nets.VAE, trained in place on runtime.device() and left in eval
+        mode. beta: weight of the KL term, 1 for the ELBO. All other keywords: see `Options`.
     Returns: history, a dict of lists with loss, nll and kl [nats per image]; active, see
         `active_units`; grad, see `gradient_norm`.
-    Raises: runtime.UserError, checkpoint.WriteError as `Run` does.
+    Raises: runtime.UserError, checkpoint.WriteError as `Options` and `Run` do.
     """
-    device, dtype = runtime.device(), fast.precision(precision)
-    (vae,) = prepared([vae], channels_last, compile, sync_batch_norm, graph)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=lr, fused=fused)
-    scaler = fast.Scaler(device, dtype)
-    noise = fixed_noise(64, vae.z_dim, seed)
-    settings = {**_describe(images, vae=vae), "lr": lr, "beta": beta, "seed": seed}
+    check(beta=beta)
+    options = Options(**options)
+    (vae,) = prepared([vae], options)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=options.lr, fused=options.fused)
+    scaler = fast.Scaler(options.device, options.dtype)
+    noise = fixed_noise(64, vae.z_dim, options.seed)
+
+    def draw(indices):
+        return images.images(indices), normal(vae.z_dim, options)
 
     def step(x, noise):
         """One step of the VAE, on this process's part of the batch."""
-        with fast.autocast(device, dtype):
+        with options.autocast():
             logits, mu, logvar = (fast.widen(t) for t in vae(x, noise))
         nll = losses.bernoulli_nll(logits, (x + 1) / 2)
         loss = losses.negative_elbo(nll, mu, logvar, beta)
@@ -268,124 +395,74 @@ def train_vae(
             "grad": grad,
         }
 
-    runtime.seed_everything(seed)
-    with Run(
-        out,
-        settings=settings,
-        batch_size=batch_size,
+    run = walk(
+        *(images, draw, step, options),
+        nets={"vae": vae},
+        parts={"optimizer": optimizer, "scaler": scaler},
+        settings={"beta": beta},
         sample=lambda: vae.sample(noise),
-        sample_every=sample_every,
-        real=_some(images),
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        tracker=tracker,
-        fresh=fresh,
-        **{"vae": vae, "optimizer": optimizer, "scaler": scaler},
-    ) as run:
-        step = maybe_graphed(step, graph, optimizer)
-        for number in run.steps(steps):
-            set_learning_rate(learning_rate(number, steps, lr), optimizer)
-            x = images.images(ranks.part(images.indices(number, batch_size)))
-            drawn = ranks.part(torch.randn(batch_size, vae.z_dim, device=device))
-            run.log(**ranks.mean(step(x, drawn)))
+    )
     vae.eval()
-    if out is not None and ranks.is_main():
+    if run.writes():
         save_weights(run.folder / "vae.safetensors", vae, run.settings)
     return run.history
 
 
+@partial(takes_options, without=["sample_every"])
 def train_classifier(
-    images,
-    classifier,
-    *,
-    steps,
-    batch_size=128,
-    lr=2e-3,
-    shift=1,
-    seed=0,
-    out=None,
-    test_images=None,
-    checkpoint_every=500,
-    precision=None,
-    channels_last=True,
-    fused=True,
-    compile=False,
-    graph=False,
-    sync_batch_norm=True,
-    tracker=None,
-    progress=True,
-    fresh=False,
+    images, classifier, *, batch_size=128, lr=2e-3, shift=1, test_images=None, **options
 ):
     """Train a classifier with cross-entropy on shifted pictures; the loop is chapter 03's.
 
     images: data.Images with labels; classifier: (B, C, H, W) → logits (B, K), trained in place on
         runtime.device() and left in eval mode.
-    lr: peak of `learning_rate`; shift: pixels that a picture is moved by, at most, see `shifted`.
+    shift: pixels that a picture is moved by, at most, see `shifted`.
     test_images: data.Images whose accuracy is written beside the weights; never trained on.
-    seed, out, precision … tracker: as for `train_gan`.
+    All other keywords: see `Options`.
     Returns: history, a dict of lists with loss [nats per image] and accuracy (of the batch).
     Raises: runtime.UserError (also if the pictures have no classes to tell apart),
-        checkpoint.WriteError as `Run` does.
+        checkpoint.WriteError as `Options` and `Run` do.
     """
     if len(images.classes) < 2:
         raise runtime.UserError(
             f"{images.name} has no classes to tell apart: a classifier needs labelled pictures, "
             "in a folder of yours one subfolder for each class."
         )
-    device, dtype = runtime.device(), fast.precision(precision)
-    (classifier,) = prepared([classifier], channels_last, compile, sync_batch_norm, graph)
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=0.01, fused=fused)
-    scaler = fast.Scaler(device, dtype)
-    settings = {**_describe(images, classifier=classifier), "lr": lr, "shift": shift, "seed": seed}
-    if hasattr(classifier, "arguments"):
-        settings["arguments"] = classifier.arguments
+    check(shift=shift)
+    options = Options(batch_size=batch_size, lr=lr, **options)
+    (classifier,) = prepared([classifier], options)
+    weights = classifier.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01, fused=options.fused)
+    scaler = fast.Scaler(options.device, options.dtype)
+    arguments = getattr(classifier, "arguments", {})  # of nets.Classifier: builds it again
+
+    def draw(indices):
+        labels = images.labels[indices].to(options.device)
+        return shifted(images.images(indices), shift), labels
 
     def step(x, labels):
         """One step of the classifier, on this process's part of the batch."""
-        with fast.autocast(device, dtype):
+        with options.autocast():
             logits = fast.widen(classifier(x))
         loss = F.cross_entropy(logits, labels)
         descend(loss, classifier, optimizer, scaler)
         scaler.update()
         return {"loss": loss.detach(), "accuracy": (logits.argmax(1) == labels).float().mean()}
 
-    runtime.seed_everything(seed)
-    with Run(
-        out,
-        settings=settings,
-        batch_size=batch_size,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        tracker=tracker,
-        fresh=fresh,
-        **{"classifier": classifier, "optimizer": optimizer, "scaler": scaler},
-    ) as run:
-        step = maybe_graphed(step, graph, optimizer)
-        for number in run.steps(steps):
-            set_learning_rate(learning_rate(number, steps, lr), optimizer)
-            indices = ranks.part(images.indices(number, batch_size))
-            x = shifted(images.images(indices), shift)
-            row = step(x, images.labels[indices].to(device))
-            run.log(**ranks.mean(row))
+    run = walk(
+        *(images, draw, step, options),
+        nets={"classifier": classifier},
+        parts={"optimizer": optimizer, "scaler": scaler},
+        settings={"shift": shift} | ({"arguments": arguments} if arguments else {}),
+    )
     classifier.eval()
-    if out is not None and ranks.is_main():
-        save_classifier(run.folder / "classifier.safetensors", classifier, run, test_images)
+    if run.writes():
+        card = {k: v for k, v in run.settings.items() if k != "arguments"} | arguments
+        card["parameters"] = sum(p.numel() for p in classifier.parameters())
+        if test_images is not None:
+            card |= {"accuracy": accuracy(classifier, test_images), "n_test": len(test_images)}
+        save_weights(run.folder / "classifier.safetensors", classifier, card)
     return run.history
-
-
-def save_classifier(path, classifier, run, test_images=None):
-    """Write a classifier with all that is needed to build it again and to know its worth.
-
-    The settings in the file: those of the run, the arguments of `nets.Classifier`, parameters
-    (their number), and with test_images accuracy and n_test.
-    """
-    card = {k: v for k, v in run.settings.items() if k != "arguments"}
-    card |= getattr(classifier, "arguments", {})
-    card["parameters"] = sum(p.numel() for p in classifier.parameters())
-    if test_images is not None:
-        card["accuracy"] = accuracy(classifier, test_images)
-        card["n_test"] = len(test_images)
-    save_weights(path, classifier, card)
 
 
 @torch.no_grad()
@@ -417,49 +494,15 @@ def shifted(x, most):
     return x.movedim(1, -1)[pictures, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
-def check_graph(graph):
-    """Raise UserError if a CUDA graph is asked for where there can be none."""
-    if graph and (runtime.device().type != "cuda" or ranks.world() > 1):
-        raise runtime.UserError(
-            "A CUDA graph needs a CUDA device and a single process: leave graph (--graph) out."
-        )
-
-
-def prepared(models, channels_last=True, compile=False, sync_batch_norm=True, graph=False):
-    """Models on `runtime.device()`, equal in all processes and in training mode; see the top.
-
-    Raises: UserError as `check_graph`: here, before `Run` deletes anything for fresh=True.
-    """
-    ranks.start()
-    check_graph(graph)
-    fast.keep_freed_memory()
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    models = [m.to(runtime.device(), memory_format=layout).train() for m in models]
-    ranks.copy_from_main(*models)
-    if sync_batch_norm:
-        models = [ranks.synchronised(m) for m in models]
-    if compile:
-        for model in models:
-            model.compile()  # in place: the names of the weights stay what they were
-    return models
-
-
-def maybe_graphed(step, graph, *optimizers):
-    """The step itself, or as a CUDA graph; to be called when a run's checkpoint has been loaded."""
-    for optimizer in optimizers:
-        fast.prepare_optimizer(optimizer, graph)
-    return fast.Graphed(step) if graph else step
-
-
-def _some(images):
-    """A few hundred of the pictures: enough to say how much real ones differ."""
-    return images.batch(0, min(256, len(images)))
-
-
 def fixed_noise(n, z_dim, seed):
     """n latents (n, Z) that depend on the seed alone and leave the global generator untouched."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, z_dim, generator=generator).to(runtime.device())
+
+
+def normal(z_dim, options):
+    """This process's part of the latents of a batch, (B, Z), from the global generator."""
+    return ranks.part(torch.randn(options.batch_size, z_dim, device=options.device))
 
 
 def save_weights(path, model, settings):
@@ -472,12 +515,3 @@ def save_weights(path, model, settings):
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     # One entry: safetensors writes several in random order, and equal runs give equal files.
     write_atomically(path, save(tensors, {"settings": json.dumps(settings, default=str)}))
-
-
-def _describe(images, **models):
-    """What decides a result besides the arguments: the pictures and the sizes of the nets."""
-    nets = {
-        name: f"{type(net).__name__} with {sum(p.numel() for p in net.parameters()):,} weights"
-        for name, net in models.items()
-    }
-    return {"data": images.name, "pictures": len(images), "shape": list(images.shape), **nets}

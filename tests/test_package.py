@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "ranks": {"runtime"},
     "tracker": {"runtime"},
     "run": {"checkpoint", "ranks", "runtime", "tracker"},
-    "train": {"losses", "run", "data", "runtime", "checkpoint", "fast", "ranks"},
+    "train": {"losses", "run", "data", "runtime", "checkpoint", "fast", "ranks", "tracker"},
     "latent": set(),
     "evaluate": {"nets", "data", "runtime"},
     "doctor": {"run", "runtime", "evaluate"},

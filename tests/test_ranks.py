@@ -151,7 +151,7 @@ def test_batch_norm_of_each_process_alone_is_another_training():
 def test_models_begin_as_the_main_process_drew_them():
     def draw():
         torch.manual_seed(ranks.rank())
-        (net,) = train.prepared([nets.VAE(16, 1, z_dim=2, width=2)])
+        (net,) = train.prepared([nets.VAE(16, 1, z_dim=2, width=2)], train.Options(steps=1))
         return _plain(net)
 
     main, other = together(draw)

@@ -1,10 +1,13 @@
 """The training loops do what the chapters say, and their parts are what the papers say."""
 
+import dataclasses
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gencourse import data, nets, train
+from gencourse import data, losses, nets, train
 from gencourse.run import Run
 from gencourse.runtime import UserError, device, seed_everything
 
@@ -116,6 +119,269 @@ def test_train_classifier_is_the_textbook_loop(digits):
     assert history["loss"][-1] == pytest.approx(loss.item(), rel=1e-4)
     assert history["accuracy"][-1] == (log_p.argmax(1) == labels).float().mean()
     assert not other.training
+
+
+# --- bit for bit the first release's loops --------------------------------------------------------
+
+MANY = 20
+
+
+def plain_steps(total, *optimizers, peak):
+    """The release's order of things around a step, written out: seed, then rate, draws, step."""
+    seed_everything(3)
+    for step in range(total):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * min(1.0, 2 * (1 - step / total))
+        yield step
+
+
+def plainly_move(loss, optimizer):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def plain_gan(images, G, D):
+    average, decay = {k: v.clone() for k, v in G.state_dict().items()}, 0.995
+    adam = {"betas": (0.5, 0.999), "fused": True}
+    g_opt = torch.optim.Adam(G.parameters(), lr=1e-3, **adam)
+    d_opt = torch.optim.Adam(D.parameters(), lr=1e-3, **adam)
+    curve = []
+    for step in plain_steps(MANY, g_opt, d_opt, peak=1e-3):
+        x_real = images.batch(step, 64)
+        x_fake = G(torch.randn(64, G.z_dim))
+        d_loss = losses.discriminator_loss(D(x_real), D(x_fake.detach()))
+        plainly_move(d_loss, d_opt)
+        D.requires_grad_(False)
+        plainly_move(losses.generator_loss(D(x_fake)), g_opt)
+        D.requires_grad_(True)
+        weight = 1 - min(decay, (1 + step) / (10 + step))
+        for name, value in G.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, weight)
+        curve.append(d_loss.item())
+    floats = {k: v for k, v in average.items() if v.is_floating_point()}
+    return curve, [*floats.values(), *G.state_dict().values(), *D.state_dict().values()]
+
+
+def plain_vae(images, vae):
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)
+    curve = []
+    for step in plain_steps(MANY, optimizer, peak=1e-3):
+        x = images.batch(step, 64)
+        logits, mu, logvar = vae(x, torch.randn(64, vae.z_dim))
+        nll = losses.bernoulli_nll(logits, (x + 1) / 2)
+        loss = losses.negative_elbo(nll, mu, logvar, 1.0)
+        plainly_move(loss, optimizer)
+        curve.append(loss.item())
+    return curve, [*vae.state_dict().values()]
+
+
+def plain_classifier(images, net):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
+    curve = []
+    for step in plain_steps(MANY, optimizer, peak=2e-3):
+        indices = images.indices(step, 128)
+        x = train.shifted(images.images(indices), 1)
+        loss = F.cross_entropy(net(x), images.labels[indices])
+        plainly_move(loss, optimizer)
+        curve.append(loss.item())
+    return curve, [*net.state_dict().values()]
+
+
+def packaged_gan(images, *pair):
+    ema, history = train.train_gan(images, *pair, steps=MANY, seed=3, progress=False)
+    floats = [v for v in ema.state_dict().values() if v.is_floating_point()]
+    return history["d_loss"], floats + [v for net in pair for v in net.state_dict().values()]
+
+
+def packaged_vae(images, vae):
+    history = train.train_vae(images, vae, steps=MANY, seed=3, progress=False)
+    return history["loss"], [*vae.state_dict().values()]
+
+
+def packaged_classifier(images, net):
+    history = train.train_classifier(images, net, steps=MANY, seed=3, progress=False)
+    return history["loss"], [*net.state_dict().values()]
+
+
+@pytest.mark.parametrize(
+    ("plain", "packaged", "make"),
+    [
+        (plain_gan, packaged_gan, gan),
+        (plain_vae, packaged_vae, lambda: [nets.VAE(16, 1, width=8)]),
+        (plain_classifier, packaged_classifier, lambda: [nets.Classifier(16, 1, width=4)]),
+    ],
+)
+def test_the_walk_takes_the_releases_steps_bit_for_bit(plain, packaged, make, monkeypatch):
+    monkeypatch.setenv("GENCOURSE_DEVICE", "cpu")
+    images = data.load("digits")
+    found = []
+    for loop in (plain, packaged):
+        seed_everything(0)
+        models = [net.to(memory_format=torch.channels_last).train() for net in make()]
+        found.append(loop(images, *models))
+    (mine, weights), (theirs, others) = found
+    assert theirs == mine
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+
+
+# --- a kind of model is its step, its nets and its defaults ---------------------------------------
+
+
+@train.takes_options
+def train_mean(images, net, *, lr=0.1, pull=1.0, **options):
+    """A kind of its own: a picture that learns the mean of all."""
+    options = train.Options(lr=lr, **options)
+    (net,) = train.prepared([net], options)
+    optimizer, average = torch.optim.SGD(net.parameters(), lr=lr), train.EMA(net, 0.9)
+
+    def step(x, noise):
+        loss = pull * (x - net.bias).square().sum(1).mean() + 0 * noise.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach()}
+
+    run = train.walk(
+        *(images, lambda i: (images.images(i).flatten(1), torch.randn(2)), step, options),
+        nets={"net": net},
+        parts={"optimizer": optimizer, "average": average},
+        settings={"pull": pull},
+        schedule=lambda step, total, peak: peak / 2,
+    )
+    return average.model, run
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_kind_of_its_own_trains_resumes_and_averages(digits, tmp_path):
+    def train_it(images, **options):
+        net = torch.nn.Linear(1, 256)
+        torch.nn.init.zeros_(net.bias)
+        options = dict(steps=40, batch_size=50, checkpoint_every=10, progress=False) | options
+        return (net, *train_mean(images, net, **options))
+
+    class Torn(data.Images):
+        def indices(self, step, batch_size):
+            if step == 25:
+                raise Stop
+            return super().indices(step, batch_size)
+
+    net, average, run = train_it(digits)
+    truth = digits.images(torch.arange(len(digits))).mean(0).flatten()
+    assert (net.bias - truth).abs().mean() < 0.05 < truth.abs().mean()
+    assert not torch.equal(net.bias, average.bias)
+    assert run.parts["optimizer"].param_groups[0]["lr"] == pytest.approx(0.05)  # its own schedule
+    with pytest.raises(Stop):
+        train_it(Torn(digits.x, digits.labels, digits.classes, "digits"), out=tmp_path)
+    again, resumed, found = train_it(digits, out=tmp_path)
+    assert torch.equal(again.bias, net.bias) and torch.equal(resumed.bias, average.bias)
+    expected = {"data", "pictures", "shape", "net", "lr", "pull", "seed", "batch_size", "steps"}
+    assert set(found.settings) == expected
+
+
+LOOPS = [train.train_gan, train.train_vae, train.train_classifier, train_mean]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_signature_tells_all_there_is(loop):
+    parameters = inspect.signature(loop).parameters
+    shared = {f.name: f.default for f in dataclasses.fields(train.Options)}
+    if loop is train.train_classifier:
+        del shared["sample_every"]  # it draws none
+        shared |= {"batch_size": 128, "lr": 2e-3}
+    if loop is train_mean:
+        shared["lr"] = 0.1
+    found = {n: p.default for n, p in parameters.items() if n in shared}
+    assert found == shared | {"steps": inspect.Parameter.empty}
+    assert "options" not in parameters and loop.__doc__
+    for name in shared:
+        assert f"{name}" in train.Options.__doc__, "the one place that documents it"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [("step", "Did you mean steps"), ("Batch_size", "Did you mean batch_size"), ("xyz", "help")],
+)
+def test_a_keyword_that_there_is_not_names_the_nearest(loop, keyword, said):
+    with pytest.raises(TypeError, match=f"{loop.__name__} has no option '{keyword}'.*{said}"):
+        loop(None, None, **{keyword: 3})
+
+
+def test_an_option_of_another_kind_is_refused_and_steps_is_needed(digits):
+    for loop, wrong in [
+        (train.train_gan, "beta"), (train.train_vae, "ema_decay"),
+        (train.train_classifier, "sample_every"), (train.train_classifier, "betas"),
+    ]:  # fmt: skip
+        with pytest.raises(TypeError, match=f"has no option '{wrong}'"):
+            loop(digits, *gan()[: 2 if loop is train.train_gan else 1], steps=1, **{wrong: 1})
+    with pytest.raises(TypeError, match="missing a required argument: 'steps'"):
+        train.train_gan(digits, *gan())
+
+
+# Just beyond each end of what a number may be, and what is no number.
+EDGES = [
+    *({name: value} for name, (least, most) in train.LIMITS.items()
+      if name not in ("z_dim", "width", "beta", "shift")
+      for value in (least - 1, most + 1, float("nan"), float("inf"), -float("inf"))),
+    {"steps": 2.5}, {"batch_size": 1.5}, {"out": ""}, {"precision": "fp8"}, {"precision": ""},
+    {"tracker": "paper"}, {"tracker": ""}, {"out": __file__},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", EDGES, ids=str)
+def test_options_that_cannot_be_are_refused_by_name(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=name):
+        train.Options(**{"steps": 1} | wrong)
+
+
+def test_a_kinds_own_numbers_are_looked_at_too(digits):
+    for loop, wrong in ((train.train_vae, {"beta": -1}), (train.train_classifier, {"shift": 0.5})):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            loop(digits, None, steps=1, **wrong)
+
+
+REFUSED = {
+    "a batch that 3 processes can't share": dict(batch_size=16),
+    "a graph without CUDA": dict(graph=True),
+    "no compiler": dict(compile=True),
+    "a tracker that does not start": dict(tracker="tensorboard"),
+    "another precision": dict(precision="fp8"),
+    "a rate that is none": dict(lr=float("nan")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_is_refused_before_fresh_deletes(case, digits, tmp_path, monkeypatch):
+    def listed():
+        return {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    usual = dict(steps=2, batch_size=16, out=tmp_path, progress=False)
+    train.train_gan(digits, *gan(), **usual)
+    before = listed()
+    if "processes" in case:
+        monkeypatch.setattr("gencourse.ranks.world", lambda: 3)
+    if "compiler" in case:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    if "tracker" in case:
+        import accelerate.tracking
+
+        class Engine:
+            def __init__(self, *arguments, **options):
+                raise OSError("no API key")
+
+        monkeypatch.setattr(accelerate.tracking, "TensorBoardTracker", Engine)
+    monkeypatch.setenv("GENCOURSE_DEVICE", "cpu")
+    with pytest.raises(UserError):
+        train.train_gan(digits, *gan(), **usual | {"fresh": True} | REFUSED[case])
+    assert listed() == before
+    assert len(before) == 6  # config, history, diversity, sheet, checkpoint, weights
 
 
 def test_the_classifier_learns_the_digits(digits, tmp_path):
