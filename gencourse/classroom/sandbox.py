@@ -25,7 +25,7 @@ from gencourse.runtime import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a notebook may import of the course; what holds answers stays outside.
-SHIPPED = ("__init__", "runtime", "shapes", "fetch", "data", "plot", "widgets")
+SHIPPED = ("__init__", "runtime", "shapes", "fetch", "pictures", "data", "plot", "widgets")
 SHIPPED_CHECKS = ("values", "inside", "drivers", "play")
 NO_CHECK = """# While grading, answers are checked outside.
 def check(name, answer):
