@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gencourse import pictures, runtime, shapes
+from gencourse import archive, pictures, runtime, shapes
 from gencourse.fetch import DataError, cache_folder, fetched, given_folder
 from gencourse.pictures import SPLITS
 
@@ -156,7 +156,7 @@ def _unknown(name):
     if near:
         hint = f" Did you mean {near[0]!r}?"
     else:
-        mine = os.path.isdir(name) or name.lower().endswith(pictures.ARCHIVES)
+        mine = os.path.isdir(name) or name.lower().endswith(archive.SUFFIXES)
         hint = f" For pictures of your own, write 'folder:{name}'." if mine else ""
     names = ", ".join(NAMES)
     return f"There is no data set {name!r}.{hint} Choose one of {names}, or folder:PATH."
