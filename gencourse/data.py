@@ -6,26 +6,22 @@ would have to be saved. Nothing is ever silently replaced: what can't be had rai
 
 import difflib
 import gzip
-import hashlib
-import json
 import logging
 import math
 import os
 import shutil
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gencourse import runtime, shapes
-from gencourse.fetch import DataError, cache_folder, fetched, given_folder, workplace
+from gencourse import archive, pictures, runtime, shapes
+from gencourse.fetch import DataError, cache_folder, fetched, given_folder
+from gencourse.pictures import SPLITS
 
 NAMES = ("digits", "shapes", "mnist", "fashion_mnist", "cifar10")
-SPLITS = ("train", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 # Pictures up to this many bytes move to the device once; more stay in (mapped) memory and each
 # batch moves by itself. 2 GiB is thirteen times CIFAR-10, and fits beside a training on any GPU.
 ON_DEVICE_BYTES = 2 * 1024**3
@@ -110,14 +106,18 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
 
     name: "digits" (1,797 scans inside scikit-learn, the last 297 are the test split; 16 pixels),
         "shapes" (rendered, 10,000 and 2,000; 32 pixels), "mnist", "fashion_mnist" (28), "cifar10"
-        (32), or "folder:PATH" (64): your own pictures, with class subfolders or without. Where
-        PATH/train and PATH/test both exist they are the splits; else everything is "train".
+        (32), or "folder:PATH" (64): your own pictures, in a folder or in an archive (.zip, .tar,
+        .tar.gz, …), which is not unpacked. Subfolders are classes. Where there are subfolders train
+        and test, they are the splits; else everything is "train".
     size: height and width [pixels], default as above. Shapes are rendered at this size; 28 → 32 is
         padded with black; all else is resized, bilinear with antialiasing. A folder's pictures are
-        first cut to the square in their middle.
+        first cut to the square in their middle. What is transparent in them becomes white.
     device: where batches go, default `runtime.device()`.
     seed: of the batches' order. The pictures themselves don't depend on it.
-    options: count=N and rotate=True for shapes; channels=1 for a folder in grey.
+    options: count=N and rotate=True for shapes; for a folder channels=1 (grey) and
+        levels=(low, high): the values that become black and white in pictures of more than 8 bits
+        (in all, if none has more). Without it one range is found for the whole folder, both splits
+        together, and said: the bits that are used, or [0, 1], [0, 255] or percentiles of floats.
     Returns: Images.
     Raises: DataError (a UserError and a ValueError) if the name is unknown, the pictures can't be
         had, or split, size or an option makes no sense.
@@ -130,7 +130,7 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
         raise DataError(f"The size is a whole number of pixels, at least 1; this is {size!r}.")
     name = os.fspath(name)
     kind = "folder" if name.startswith("folder:") else name
-    allowed = {"shapes": {"count", "rotate"}, "folder": {"channels"}}.get(kind, set())
+    allowed = {"shapes": {"count", "rotate"}, "folder": {"channels", "levels"}}.get(kind, set())
     if wrong := sorted(set(options) - allowed):
         raise DataError(f"{name} has no option {wrong[0]}.")
     if kind == "digits":
@@ -142,7 +142,7 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
     elif kind == "cifar10":
         parts = _cifar10(split)
     elif kind == "folder":
-        parts = _folder(name.removeprefix("folder:"), split, size or 64, **options)
+        parts = pictures.load(name.removeprefix("folder:"), split, size or 64, **options)
     else:
         raise DataError(_unknown(name))
     x, labels, classes, *known = parts
@@ -156,7 +156,8 @@ def _unknown(name):
     if near:
         hint = f" Did you mean {near[0]!r}?"
     else:
-        hint = f" For the folder, write 'folder:{name}'." if os.path.isdir(name) else ""
+        mine = os.path.isdir(name) or name.lower().endswith(archive.SUFFIXES)
+        hint = f" For pictures of your own, write 'folder:{name}'." if mine else ""
     names = ", ".join(NAMES)
     return f"There is no data set {name!r}.{hint} Choose one of {names}, or folder:PATH."
 
@@ -274,153 +275,3 @@ def _find(dataset, problems):
             said = damage[0] if damage else f"there is no folder {root}"
             log.warning("%s is not read from $GENCOURSE_DATA: %s.", dataset, said)
     return cache_folder()
-
-
-# A folder of pictures -----------------------------------------------------------------------------
-
-
-def _folder(path, split, size, channels=3):
-    if channels not in (1, 3):
-        raise DataError(f"A folder's pictures have 3 channels, or 1 for grey; not {channels!r}.")
-    top = Path(path).expanduser().absolute()
-    if not path or not top.is_dir():
-        raise DataError(f"There is no folder {path!r} (looked for {top}).")
-    splits = all((top / name).is_dir() for name in SPLITS)
-    if split == "test" and not splits:
-        raise DataError(f"{top} has no test pictures: put them into subfolders train and test.")
-    root = top / split if splits else top
-    files = _pictures(root)
-    if not files:
-        endings = " ".join(SUFFIXES)
-        raise DataError(f"{root} holds no pictures: files that end in {endings} are looked for.")
-    names = _class_names(files, root, top)
-    both = [top / name for name in SPLITS] if splits else []  # the same labels in both
-    others = (_class_names(_pictures(part), part, top) for part in both if part != root)
-    classes = sorted(set(names).union(*others))
-
-    about = [[file.relative_to(root).as_posix(), *_fingerprint(file)] for file in files]
-    place = hashlib.sha256(f"{root} {size} {channels}".encode()).hexdigest()[:16]
-    version = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    cached = cache_folder() / "folders" / f"{place}-{version}"
-    kept = _cached_rows(cached, channels * size * size)
-    if kept is None:
-        try:
-            kept = _decode(files, root, cached, size, channels)
-        except OSError as error:
-            raise DataError(
-                f"The pictures of {root} can't be kept in {cached.parent}: "
-                f"{error.strerror or error}. Make room there, or set GENCOURSE_CACHE to another "
-                "folder."
-            ) from error
-    missing = sorted(set(range(len(files))) - set(kept))
-    if missing:
-        log.warning(
-            "%s of %s pictures in %s could not be read and are left out, the first of them %s.",
-            f"{len(missing):,}",
-            f"{len(files):,}",
-            root,
-            files[missing[0]].relative_to(root),
-        )
-    # Copy on write: torch wants writable memory, the file stays as it is.
-    pixels = np.memmap(cached / "pixels", np.uint8, "c", shape=(len(kept), channels, size, size))
-    number = {name: i for i, name in enumerate(classes)}
-    labels = torch.tensor([number[names[row]] for row in kept])
-    return torch.from_numpy(pixels), labels, classes
-
-
-def _pictures(root):
-    """Every picture below root, sorted; hidden files and folders are left out."""
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(folder, name)
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
-
-
-def _class_names(files, root, top):
-    """For each file the subfolder of root that it is in; for a loose one the top folder's name."""
-    parts = (file.relative_to(root).parts for file in files)
-    return [part[0] if len(part) > 1 else top.name for part in parts]
-
-
-def _fingerprint(file):
-    try:
-        status = file.stat()
-    except OSError:  # a link to nowhere: it will be counted as unreadable
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def _cached_rows(cached, bytes_each):
-    """Which files (by number) the cached rows show, or None if they are not there in full."""
-    try:
-        rows = json.loads((cached / "rows.json").read_text())
-        return rows if (cached / "pixels").stat().st_size == len(rows) * bytes_each else None
-    except (OSError, ValueError):
-        return None
-
-
-def _decode(files, root, cached, size, channels):
-    """Decode the files into the folder `cached`, all or nothing; returns the numbers of those read.
-
-    Rows are written, not mapped: a full disk then is an error and not a crash.
-    """
-    from tqdm.auto import tqdm
-
-    each = channels * size * size
-    block = max(16, 2**25 // each)  # 32 MB are held at once
-    with (
-        workplace(cached.parent) as folder,
-        tqdm(total=len(files), desc=f"reading {root.name}", unit="picture", delay=1) as bar,
-        ThreadPoolExecutor() as pool,
-    ):
-        rows, new = [], folder / "new"
-        new.mkdir()
-        with open(new / "pixels", "wb") as file:
-            for start in range(0, len(files), block):
-                part = files[start : start + block]
-                pictures = pool.map(lambda path: _read_picture(path, size, channels), part)
-                for row, picture in enumerate(pictures, start):
-                    if picture is not None:
-                        file.write(picture)
-                        rows.append(row)
-                    bar.update()
-        if not rows:
-            raise DataError(f"None of the {len(files):,} pictures in {root} could be read.")
-        (new / "rows.json").write_text(json.dumps(rows))
-        finished = _cached_rows(cached, each) == rows  # by another process that was faster
-        for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # or of an earlier state
-            if old != cached or not finished:
-                shutil.rmtree(old, ignore_errors=True)
-        try:
-            os.replace(new, cached)
-        except OSError:
-            if _cached_rows(cached, each) != rows:
-                raise
-    return rows
-
-
-def _read_picture(path, size, channels):
-    """One picture file as (C, size, size) uint8 in C order, or None if it can't be read."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded no finer than needed
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I"):  # 16 bits per pixel, which convert would clip
-                high = np.asarray(picture).astype(np.int64) >> 8
-                picture = Image.fromarray(high.clip(0, 255).astype(np.uint8))
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
-            picture = picture.convert("RGB" if channels == 3 else "L")
-            picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
-    except Exception:  # damaged files raise almost anything
-        return None
-    pixels = np.asarray(picture).reshape(size, size, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,10 +1,16 @@
 """Pictures, batches, shapes and folders; downloads have a file of their own."""
 
+import io
 import logging
 import math
 import os
+import struct
 import subprocess
 import sys
+import tarfile
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +18,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from gencourse import data, shapes
+from gencourse import archive, data, pictures, shapes
 from gencourse.runtime import UserError
 
 
@@ -103,6 +109,7 @@ def test_impossible_batches(step, batch_size):
         ("mnsit", "Did you mean 'mnist'"),
         ("Fashion-MNIST", "Did you mean 'fashion_mnist'"),
         ("qqq", "Choose one of digits, shapes, mnist, fashion_mnist, cifar10, or folder:PATH"),
+        ("pictures.ZIP", "write 'folder:pictures.ZIP'"),
         ("folder:", "There is no folder"),
         ("folder:nowhere/at/all", "There is no folder 'nowhere/at/all'"),
         (r"folder:C:\my pictures", r"There is no folder 'C:\\\\my pictures'"),
@@ -363,23 +370,118 @@ def test_grey_on_request(tmp_path):
         data.load(f"folder:{tmp_path / 'pics'}", channels=4)
 
 
+def said(caplog, name, *arguments, **options):
+    """The pictures, and what `load` says of them in the log."""
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        images = data.load(name, *arguments, device="cpu", **options)
+    return images, [record.getMessage() for record in caplog.records]
+
+
 def test_broken_pictures_are_counted_and_left_out(tmp_path, caplog):
-    pictures = tmp_path / "pics"
+    folder = tmp_path / "pics"
     for i in range(6):
-        save(pictures / "ab"[i % 2] / f"{i}.jpg", (40 * i, 0, 0), size=(300, 300))
-    cut = (pictures / "a" / "2.jpg").read_bytes()
-    (pictures / "a" / "2.jpg").write_bytes(cut[: len(cut) // 2])
-    (pictures / "b" / "3.jpg").write_text("<html>")
-    (pictures / "b" / "5.jpg").write_bytes(b"")
+        save(folder / "ab"[i % 2] / f"{i}.jpg", (40 * i, 0, 0), size=(300, 300))
+    cut = (folder / "a" / "2.jpg").read_bytes()
+    (folder / "a" / "2.jpg").write_bytes(cut[: len(cut) // 2])
+    (folder / "b" / "3.jpg").write_text("<html>")
+    (folder / "b" / "5.jpg").write_bytes(b"")
     for _ in range(2):  # decoded, then from the cache
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            images = data.load(f"folder:{pictures}", size=8)
-        (record,) = caplog.records
-        expected = os.path.join("a", "2.jpg")
-        assert "3 of 6 pictures" in record.getMessage() and expected in record.getMessage()
+        images, lines = said(caplog, f"folder:{folder}", size=8)
+        assert lines[0] == (
+            "3 of 6 pictures in pics could not be read and are left out:\n"
+            "  1 damaged or cut off, such as a/2.jpg\n"
+            "  1 no picture of a kind that Pillow knows, such as b/3.jpg\n"
+            "  1 an empty file, such as b/5.jpg"
+        )
         assert images.labels.tolist() == [0, 0, 1]
         assert (images.x[:, 0, 0, 0].int() - torch.tensor([0, 160, 40])).abs().max() < 4
+
+
+def test_each_reason_is_said_in_at_most_five_lines(tmp_path, caplog, monkeypatch):
+    folder = tmp_path / "pics"
+    save(folder / "good.png")
+    save(folder / "large.png", size=(100, 100))
+    (folder / "cut.png").write_bytes(save(folder / "cut.png").read_bytes()[:60])
+    (folder / "empty.gif").touch()
+    for i in range(3):
+        (folder / f"nowhere{i}.jpg").symlink_to(tmp_path / "missing")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "text.bmp").write_text("no")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000)  # twice as many are refused
+    images, (line, *_) = said(caplog, f"folder:{folder}", size=8)
+    assert len(images) == 1 and "8 of 9 pictures" in line and line.count("\n") == 4, line
+    assert "4 a link to nowhere, or no plain file, such as nowhere0.jpg" in line
+    assert line.endswith("\n  2 for other reasons, such as large.png"), line
+    for error, reason in (
+        (PermissionError(13, "Permission denied"), "permission denied"),
+        (Image.DecompressionBombError(), "too many pixels"),
+        (SyntaxError("broken PNG file"), "damaged or cut off"),
+        (ValueError("no such mode"), "not understood (no such mode)"),
+    ):
+        assert pictures._reason(error) == reason
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path, caplog):
+    save(tmp_path / "elsewhere" / "a.png")
+    save(tmp_path / "pics" / "dog" / "b.png")
+    (tmp_path / "pics" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pics" / "dog" / "round").symlink_to(tmp_path / "pics")
+    images, _ = said(caplog, f"folder:{tmp_path / 'pics'}", size=8)
+    assert images.classes == ["cat", "dog"] and len(images) == 2
+
+
+def test_a_folder_that_can_not_be_opened_is_said(tmp_path, caplog, monkeypatch):
+    save(tmp_path / "pics" / "cat" / "a.png")
+    (tmp_path / "pics" / "dog").mkdir()
+    scandir = os.scandir
+
+    def closed(folder):
+        if str(folder).endswith("dog"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    _, lines = said(caplog, f"folder:{tmp_path / 'pics'}", size=8)
+    assert "1 of 2 pictures" in lines[0] and "such as dog/*" in lines[0], lines
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(1, "Only 1 picture in pics to learn from, less than one batch"), (3, "Only 3 pictures"),
+     (63, "less than one batch of 64"), (64, "Only 64 pictures in pics to learn from: a model"),
+     (199, "chapters 05 and 07"), (200, None)],
+)  # fmt: skip
+def test_few_pictures_are_said_to_be_learnt_by_heart(tmp_path, caplog, count, words):
+    first = save(tmp_path / "pics" / "train" / "0.png", size=(1, 1))
+    save(tmp_path / "pics" / "test" / "0.png", size=(1, 1))
+    for i in range(1, count):
+        (first.parent / f"{i}.png").write_bytes(first.read_bytes())
+    _, lines = said(caplog, f"folder:{tmp_path / 'pics'}", size=1)
+    assert [words in line for line in lines if "Only" in line] == [True] * bool(words)
+    _, lines = said(caplog, f"folder:{tmp_path / 'pics'}", "test", size=1)
+    assert not any("Only" in line for line in lines), "nothing is learnt from test pictures"
+
+
+def test_pictures_beside_train_and_test_are_said(tmp_path, caplog):
+    for path in ("train/1.png", "test/1.png", "val/1.png", "val/2.png", "loose.png"):
+        save(tmp_path / "pics" / path)
+    images, lines = said(caplog, f"folder:{tmp_path / 'pics'}", size=8)
+    assert len(images) == 1
+    assert "Not used, since not in train or test: 3 pictures in pics." in lines
+
+
+def test_pictures_of_one_colour_and_of_several_pages_are_counted(tmp_path, caplog):
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    save(tmp_path / "pics" / "a.png")
+    save(tmp_path / "pics" / "b.png", (1, 1, 1))
+    ramp.save(tmp_path / "pics" / "c.tif", save_all=True, append_images=[ramp.rotate(90)])
+    ramp.save(tmp_path / "pics" / "d.gif", save_all=True, append_images=[ramp.rotate(90)])
+    images, lines = said(caplog, f"folder:{tmp_path / 'pics'}", size=16)
+    flat = "2 of 4 pictures in pics: almost a single colour as they come out, such as a.png."
+    assert flat in lines
+    assert [x for x in lines if x.startswith("2 of 4") and "the first is taken, such as c.tif" in x]
+    assert torch.equal(images.x[2, 0], torch.arange(256, dtype=torch.uint8).reshape(16, 16))
 
 
 def test_folders_without_a_readable_picture(tmp_path):
@@ -394,15 +496,15 @@ def test_folders_without_a_readable_picture(tmp_path):
 
 
 def test_the_cache_is_used_until_the_folder_changes(tmp_path, monkeypatch):
-    pictures, cache = tmp_path / "pics", tmp_path / "cache" / "folders"
-    first, decoded = save(pictures / "a.png", (10, 10, 10)), []
-    save(pictures / "b.png", (20, 20, 20))
-    read = data._read_picture
-    monkeypatch.setattr(data, "_read_picture", lambda p, *rest: decoded.append(p) or read(p, *rest))
+    folder, cache = tmp_path / "pics", tmp_path / "cache" / "folders"
+    first, decoded = save(folder / "a.png", (10, 10, 10)), []
+    save(folder / "b.png", (20, 20, 20))
+    read = pictures._read
+    monkeypatch.setattr(pictures, "_read", lambda p, **kw: decoded.append(p) or read(p, **kw))
 
     def load(**options):
         decoded.clear()
-        x = data.load(f"folder:{pictures}", **{"size": 8} | options).x
+        x = data.load(f"folder:{folder}", **{"size": 8} | options).x
         return x[:, 0, 0, 0].tolist(), len(decoded)
 
     assert load() == ([10, 20], 2)
@@ -414,7 +516,7 @@ def test_the_cache_is_used_until_the_folder_changes(tmp_path, monkeypatch):
     save(first, (30, 30, 30))
     os.utime(first, ns=(1, 1))  # same name, same length, another time
     assert load() == ([30, 20], 2)
-    save(pictures / "c.png", (40, 40, 40))
+    save(folder / "c.png", (40, 40, 40))
     assert load() == ([30, 20, 40], 3)
     first.unlink()
     assert load() == ([20, 40], 2)
@@ -432,13 +534,14 @@ def test_writing_to_the_pictures_does_not_change_the_cache(tmp_path):
     assert data.load(f"folder:{tmp_path / 'pics'}", size=4).x.unique().tolist() == [9]
 
 
-def test_many_pictures_are_decoded_in_blocks(tmp_path):
-    pictures = tmp_path / "pics"
-    for i in range(40):  # a block holds 2²⁵ bytes: at 1024 pixels 16 pictures, the least there is
-        save(pictures / "ab"[i // 20] / f"{i:02}.png", (5 * i, 0, 0), size=(4, 4))
-    images = data.load(f"folder:{pictures}", size=1024)
-    assert images.labels.tolist() == 20 * [0] + 20 * [1]
-    assert images.x[:, 0, 0, 0].tolist() == [5 * i for i in range(40)]
+def test_pictures_are_read_only_a_little_ahead(tmp_path):
+    taken, done = [], []
+    sources = (taken.append(i) or (str(i), lambda i=i: bytes([i])) for i in range(40))
+    with ThreadPoolExecutor(2) as pool:
+        for name, value in pictures._ahead(pool, lambda file: file.getvalue()[0], sources, most=8):
+            done.append(value)
+            assert name == str(value) and len(taken) - len(done) < 8
+    assert done == list(range(40))
 
 
 def test_a_cache_that_is_full_is_one_sentence(tmp_path):
@@ -446,6 +549,337 @@ def test_a_cache_that_is_full_is_one_sentence(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(data.DataError, match="can't be kept in .* Make room there"):
         data.load(f"folder:{tmp_path / 'pics'}")
+
+
+# More than 8 bits
+
+RAMP = np.linspace(0, 1, 16)[None].repeat(16, 0)  # black at the left, white at the right
+
+
+def png16(values):
+    """A PNG of 16 bits with 1 to 4 channels (H, W, C), which Pillow can't write."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, [0, 4, 2, 6][channels - 1], 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in chunks
+    )
+
+
+def tiff(values, order="<", sample_format=1, packed=False):
+    """A TIFF (H, W, C) of any bits, format (1 whole, 2 signed, 3 float) and order of bytes."""
+    height, width, channels = values.shape
+    pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    pixels = zlib.compress(pixels) if packed else pixels
+    bits = 8 * values.dtype.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 8 if packed else 1,
+            262: 2 if channels > 2 else 1, 273: 32, 277: channels, 278: height,
+            279: len(pixels), 338: 2, 339: sample_format}  # fmt: skip
+    if channels not in (2, 4):
+        del tags[338]
+    many = struct.pack(f"{order}4H", *4 * [bits]), struct.pack(f"{order}4H", *4 * [sample_format])
+    table = struct.pack(f"{order}H", len(tags))
+    for tag, value in tags.items():
+        kind, count = (3, channels) if tag in (258, 339) else (4, 1)
+        if count > 2:
+            kept = struct.pack(f"{order}I", {258: 8, 339: 16}[tag])
+        else:
+            kept = struct.pack(order + ("I" if kind == 4 else "2H"), *[value] * (5 - kind or 1))
+        table += struct.pack(f"{order}HHI", tag, kind, count) + kept
+    start = struct.pack(f"{order}HI", 42, 32 + len(pixels))
+    head = (b"II" if order == "<" else b"MM") + start + many[0] + many[1] + bytes(8)
+    return head + pixels + table + bytes(4)
+
+
+def write(folder, **files):
+    """Files {name: bytes or array, the array as grey TIFF}; 'a_png' is a.png."""
+    for name, content in files.items():
+        path = folder / name.replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, np.ndarray):
+            kinds = {"u": 1, "i": 2, "f": 3}
+            content = tiff(content[..., None], sample_format=kinds[content.dtype.kind])
+        path.write_bytes(content)
+    return f"folder:{folder}"
+
+
+def brightness(x):
+    """0 to 1 along the ramp, of the first row."""
+    return x[0, 0].double() / 255
+
+
+@pytest.mark.parametrize(
+    ("values", "black", "white", "words"),
+    [
+        ((RAMP * 255).astype("u2"), 0, 255, "(8 bits;"),
+        ((RAMP * 1_000).astype("u2"), 0, 1_023, "from 0 to 1,000: 0 becomes black and 1,023 white"),
+        ((RAMP * 4_095).astype("u2"), 0, 4_095, "(12 bits;"),
+        ((RAMP * 4_096).astype("u2"), 0, 16_383, "(14 bits;"),
+        ((RAMP * 65_535).astype("u2"), 0, 65_535, "(16 bits;"),
+        ((RAMP * 2_500).astype("i2"), 0, 4_095, "(12 bits;"),
+        ((RAMP * 4_095).astype("i4"), 0, 4_095, "(12 bits;"),
+        ((RAMP * 4e9).astype("u4"), 0, 4e9, "middle 99 %"),
+        ((RAMP * 4_000 - 1_000).astype("i2"), -1_000, 3_000, "from -1,000 to 3,000"),
+        (RAMP.astype("f4"), 0, 1, "are floats"),
+        ((RAMP * 0.5).astype("f4"), 0, 1, "the usual range"),
+        ((RAMP * 255).astype("f4"), 0, 255, "the usual range"),
+        ((RAMP * 0.01).astype("f4"), 0, 0.01, "middle 99 %"),
+        ((RAMP * 2 - 1).astype("f4"), -1, 1, "-1 becomes black and 1 white"),
+        ((RAMP * 1e6).astype("f4"), 0, 1e6, "1,000,000 white"),
+        (np.where(RAMP > 0.5, 1, 0).astype("u2"), 0, 1, "(1 bits;"),
+        (np.full((16, 16), -7, "f4"), -7, -6, "(all values;"),
+    ],
+)
+def test_the_range_is_found_and_said(tmp_path, caplog, values, black, white, words):
+    images, lines = said(caplog, write(tmp_path / "pics", a_tif=values), size=16)
+    expected = torch.from_numpy((values[0].astype(float) - black) / (white - black))
+    assert (brightness(images.x[0]) - expected).abs().max() < 0.004
+    assert words in lines[0] and "levels=(low, high) sets it" in lines[0], lines
+
+
+def test_one_range_for_the_whole_folder_and_both_splits(tmp_path, caplog):
+    bright, dark = ((RAMP * top).astype("u2")[..., None] for top in (4_095, 300))
+    write(tmp_path / "pics" / "train", a_png=png16(dark), b_png=png16(bright))
+    name = write(tmp_path / "pics" / "test", a_png=png16(dark))
+    name = f"folder:{tmp_path / 'pics'}"
+    (train, lines), (test, _) = said(caplog, name, size=16), said(caplog, name, "test", size=16)
+    assert "3 of 3 pictures in pics are of more than 8 bits" in lines[0]
+    assert train.x[1].max() == 255 and 17 <= train.x[0].max() <= 19
+    assert torch.equal(train.x[0], test.x[0])
+
+
+def test_one_bright_spot_does_not_blacken_floats(tmp_path, caplog):
+    values, none = (RAMP * 3).astype("f4"), np.full((16, 16), np.nan, "f4")
+    odd = values.copy()
+    odd[8, 8], odd[0, 0], odd[0, 1] = 1e9, np.nan, -np.inf
+    name = write(tmp_path / "pics", a_tif=odd, b_tif=values, c_tif=values, d_tif=none)
+    images, lines = said(caplog, name, size=16)
+    assert (images.x.float().std((1, 2, 3)) > 60).all()
+    assert "1 without a single finite number, such as d.tif" in lines[0]
+    assert any("NaN or infinity" in line and "such as a.tif" in line for line in lines)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize("form", ["png", "tif little", "tif big", "tif packed"])
+def test_colours_of_16_bits(tmp_path, form, bands, channels):
+    if form != "png" and bands == 2:
+        pytest.skip("Pillow knows no such TIFF")
+    values = np.stack([RAMP, RAMP.T, RAMP[:, ::-1]], 2) if bands > 2 else RAMP[..., None]
+    expected = values
+    values = (4_095 * values).round()
+    if bands in (2, 4):  # the upper half is opaque, the lower transparent: white
+        opacity = np.where(np.arange(16) < 8, 65_535, 0)[:, None, None].repeat(16, 1)
+        values, expected = np.concatenate([values, opacity], 2), np.where(opacity, expected, 1)
+    order = ">" if form == "tif big" else "<"
+    values = values.astype("u2")
+    file = png16(values) if form == "png" else tiff(values, order, packed="packed" in form)
+    name = write(tmp_path / "pics", **{"a_png" if form == "png" else "a_tif": file})
+    x = data.load(name, size=16, channels=channels, device="cpu").x[0].permute(1, 2, 0) / 255
+    if channels == 1 and bands > 2:
+        expected = (expected @ [0.299, 0.587, 0.114])[..., None]
+    assert np.abs(x.numpy() - expected).max() < 0.003
+
+
+def test_a_deep_picture_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "pics").mkdir()
+    Image.fromarray((RAMP * 4_095).astype("u2")).save(tmp_path / "pics" / "a.png", exif=exif)
+    x = data.load(f"folder:{tmp_path / 'pics'}", size=16, device="cpu").x[0]
+    assert (brightness(x.rot90(1, (1, 2))) - torch.from_numpy(RAMP[0])).abs().max() < 0.004
+
+
+def test_a_mixed_folder_keeps_each_kind_in_its_own_range(tmp_path, caplog):
+    save(tmp_path / "pics" / "a.jpg", (255, 255, 255))
+    values = (RAMP * 4_095).astype("u2")
+    name = write(tmp_path / "pics", b_tif=values, c_tif=RAMP.astype("f4"))
+    images, lines = said(caplog, name, size=16)
+    assert images.x[0].min() == 255 and torch.equal(images.x[1], images.x[2])
+    assert "1 of 3 pictures in pics are of more than 8 bits" in lines[0]
+    assert "1 of 3 pictures in pics are floats" in lines[1]
+    assert all("Those of 8 bits stay as they are (1)." in line for line in lines[:2])
+
+
+def test_levels_can_be_given(tmp_path, caplog):
+    name = write(tmp_path / "pics", a_tif=(RAMP * 4_095).astype("u2"))
+    images, lines = said(caplog, name, size=16)  # and the cache tells the two apart
+    images, lines = said(caplog, name, size=16, levels=(1_000, 2_000))
+    expected = torch.from_numpy((RAMP[0] * 4_095 - 1_000) / 1_000).clamp(0, 1)
+    assert (brightness(images.x[0]) - expected).abs().max() < 0.004
+    assert "1,000 becomes black and 2,000 white (as given;" in lines[0]
+    save(tmp_path / "small" / "a.png", (50, 100, 200))
+    images, lines = said(caplog, f"folder:{tmp_path / 'small'}", size=1, levels=[0, 100])
+    assert images.x.flatten().tolist() == [128, 255, 255]
+    assert "In small, 0 becomes black and 100 white." in lines
+
+
+@pytest.mark.parametrize("levels", [(1, 1), (2, 1), 5, "ab", (0, float("nan")), (0, 1, 2), ()])
+def test_senseless_levels(tmp_path, levels):
+    with pytest.raises(data.DataError, match="the values of black and of white"):
+        data.load(f"folder:{tmp_path}", levels=levels)
+
+
+# Archives
+
+
+def packed(path, files, links=()):
+    """An archive of {name: bytes}, in this order; links: tar members that are no files."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in files.items():
+                file.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as file:
+        for member in links:
+            file.addfile(member)
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+def some_pictures(count=6):
+    """{name: bytes} of JPEGs in train and test with two classes, not in the order of names."""
+    files, rng = {}, np.random.default_rng(0)
+    for i in reversed(range(count)):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(file, "jpeg")
+        files[f"{['train', 'test'][i % 3 == 2]}/{'ba'[i % 2]}/{i}.jpg"] = file.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("top", ["", "./", "around/", "/around/", "../../around/"])
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tgz"])
+def test_an_archive_is_read_like_the_folder(tmp_path, monkeypatch, ending, top):
+    files = some_pictures()
+    for name, content in files.items():
+        path = tmp_path / "pics" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    more = {"around/.hidden.jpg": b"", "__MACOSX/around/._1.jpg": b"no", "notes.txt": b"text",
+            "inside.zip": b"PK", **{top + name: content for name, content in files.items()}}
+    path = packed(tmp_path / f"own.{ending}", more)
+    before = sorted(tmp_path.rglob("*"))
+    for split in ("train", "test"):
+        own = data.load(f"folder:{path}", split, size=16, device="cpu")
+        folder = data.load(f"folder:{tmp_path / 'pics'}", split, size=16, device="cpu")
+        assert torch.equal(own.x, folder.x) and torch.equal(own.labels, folder.labels)
+        assert own.classes == folder.classes == ["a", "b"]
+    after = [p for p in sorted(tmp_path.rglob("*")) if tmp_path / "cache" not in p.parents]
+    assert [p for p in after if p.name != "cache"] == before, "something was unpacked"
+    monkeypatch.setattr(archive, "opened", None)
+    assert torch.equal(data.load(f"folder:{path}", "test", size=16, device="cpu").x, own.x)
+
+
+def test_one_folder_around_everything_is_looked_through_in_folders_too(tmp_path):
+    for path in ("cat/1.png", "dog/1.png", "dog/deep/2.png"):
+        save(tmp_path / "pics" / "inner" / path)
+    assert data.load(f"folder:{tmp_path / 'pics'}", size=8).classes == ["cat", "dog"]
+    path = packed(tmp_path / "own.tar.gz", {"1.jpg": some_pictures(1)["train/b/0.jpg"]})
+    assert data.load(f"folder:{path}", size=8).classes == ["own"]
+
+
+def test_what_is_odd_in_an_archive_is_said(tmp_path, caplog):
+    (first, second), links = some_pictures(2).values(), []
+    for kind, name in ((tarfile.SYMTYPE, "s"), (tarfile.LNKTYPE, "h"), (tarfile.FIFOTYPE, "f"),
+                       (tarfile.CHRTYPE, "c"), (tarfile.SYMTYPE, "folder")):  # fmt: skip
+        links.append(tarfile.TarInfo(name + ".png" * (name != "folder")))
+        links[-1].type, links[-1].linkname = kind, "/etc/passwd"
+    path = packed(tmp_path / "own.tar", {"a.jpg": first, "./b.jpg": second, "b.jpg": first}, links)
+    images, lines = said(caplog, f"folder:{path}", size=8)
+    assert torch.equal(images.x[0], images.x[1]), "of two with one name the later counts"
+    assert "4 of 6 pictures in own.tar" in lines[0]
+    assert "4 a link, which is not followed in an archive, such as c.png" in lines[0]
+    assert any("twice in the archive, of which the later counts, such as b.jpg" in x for x in lines)
+
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as file:
+        link = zipfile.ZipInfo("a/link.png")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "/etc/passwd")
+        file.writestr("kätzchen/1.jpg", first)
+        file.writestr("a\\2.jpg", first)
+        file.writestr("a/zip.png", b"PK\3\4")
+        file.writestr("a/empty.png", b"")
+    content = (tmp_path / "own.zip").read_bytes()
+    # macOS writes UTF-8 and does not say so: bit 11 of the flags.
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = content.index("kätzchen".encode(), content.index(b"PK\1\2") if place == 8 else 0)
+        at = content.rindex(mark, 0, at) + place
+        content = content[:at] + b"\0\0" + content[at + 2 :]
+    (tmp_path / "own.zip").write_bytes(content)
+    images, lines = said(caplog, f"folder:{tmp_path / 'own.zip'}", size=8)
+    assert images.classes == ["a", "kätzchen"] and len(images) == 2
+    for words in ("1 a link, which", "1 no picture of a kind", "1 an empty file"):
+        assert words in lines[0], lines
+
+
+def patched(content, mark, place, value):
+    """The bytes with a field of the first record that begins with mark overwritten."""
+    at = content.index(mark) + place
+    return content[:at] + value + content[at + len(value) :]
+
+
+def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch):
+    content = packed(tmp_path / "own.zip", {"a.png": b"x" * 100}).read_bytes()
+    content = patched(content, b"PK\1\2", 24, struct.pack("<I", 2**31))
+    (tmp_path / "own.zip").write_bytes(content)
+    huge, named = tarfile.TarInfo("a.png"), tarfile.TarInfo("././@LongLink")
+    huge.size, named.size, named.type = 2**40, 2**33, tarfile.GNUTYPE_LONGNAME
+    (tmp_path / "huge.tar").write_bytes(huge.tobuf() + bytes(1_024))
+    (tmp_path / "named.tar").write_bytes(named.tobuf(tarfile.GNU_FORMAT) + bytes(1_024))
+    monkeypatch.setattr(archive, "_from_zip", lambda *_: pytest.fail("it was read"))
+    for name, words in (("own.zip", "declares more than"), ("huge.tar", "declares more than"),
+                        ("named.tar", "damaged")):  # fmt: skip
+        with pytest.raises(data.DataError, match=words):
+            data.load(f"folder:{tmp_path / name}")
+
+
+def test_no_more_is_read_than_declared(tmp_path, caplog):
+    good = some_pictures(1)["train/b/0.jpg"]
+    path = packed(tmp_path / "own.zip", {"a.png": bytes(10**6), "b.jpg": good})
+    content = path.read_bytes()
+    path.write_bytes(patched(content, b"PK\1\2", 24, struct.pack("<I", 1_000)))
+    with archive.opened(path, pictures._counts) as (files, _), pytest.raises(zipfile.BadZipFile):
+        files["a.png"]()
+    images, lines = said(caplog, f"folder:{path}", size=8)
+    assert len(images) == 1 and "1 damaged or cut off, such as a.png" in lines[0]
+
+
+def test_an_encrypted_archive_is_a_sentence(tmp_path):
+    content = packed(tmp_path / "own.zip", {"a.png": b"x"}).read_bytes()
+    (tmp_path / "own.zip").write_bytes(patched(content, b"PK\1\2", 8, b"\1\0"))
+    with pytest.raises(data.DataError, match="own.zip is encrypted: pack it without a password"):
+        data.load(f"folder:{tmp_path / 'own.zip'}")
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_a_damaged_archive_is_a_sentence_and_never_fewer_pictures(tmp_path, ending):
+    path = packed(tmp_path / f"own.{ending}", some_pictures(3))
+    whole = path.read_bytes()
+    end = len(whole.rstrip(b"\0")) if ending == "tar" else len(whole)
+    harms = [whole[: end * i // 12] for i in range(12)]
+    if ending == "tar":  # a header in the middle, at its name
+        at = whole.index(b"train/b/0.jpg")
+        harms.append(whole[:at] + b"T" + whole[at + 1 :])
+    if ending == "tar.gz":  # a picture, found out by the checksum behind the end
+        harms.append(whole[: end // 2] + bytes([whole[end // 2] ^ 1]) + whole[end // 2 + 1 :])
+    for i, harmed in enumerate(harms):
+        path.write_bytes(harmed)
+        with pytest.raises(data.DataError, match="no zip or tar archive, or it is damaged"):
+            data.load(f"folder:{path}", size=8), i
+    path.write_text("no archive at all")
+    with pytest.raises(data.DataError, match="no zip or tar archive"):
+        data.load(f"folder:{path}")
+
+
+def test_an_archive_without_pictures(tmp_path):
+    for ending in ("zip", "tar"):
+        with pytest.raises(data.DataError, match="holds no pictures: files that end in"):
+            data.load(f"folder:{packed(tmp_path / f'own.{ending}', {'a.txt': b'no'})}")
 
 
 # Real data, where it is
