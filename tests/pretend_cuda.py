@@ -20,10 +20,12 @@ Not shown: speed, races between streams, kernels that CUDA lacks, more than one 
 
 import collections
 import contextlib
+import functools
 import os
 import runpy
 import sys
 import time
+import traceback
 import types
 import warnings
 import weakref
@@ -202,7 +204,11 @@ class Everything(TorchDispatchMode):
     """Sees every operation, also those that make a tensor and have none to begin with."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return operate(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if CudaTensor not in types and not mine(kwargs.get("device")):  # of the CPU alone: most are
+            _check_generators(kwargs.values(), "cpu")
+            return func(*args, **kwargs)
+        return operate(func, args, kwargs)
 
 
 def operate(func, args, kwargs):
@@ -747,6 +753,43 @@ def _install_profiler():
         begin(self, activities=kept or None, **options)
 
     profiler._KinetoProfile.__init__ = init
+
+
+def on(card):
+    """Decorator: a test runs in a child process that pretends to have this card."""
+
+    def decorated(test):
+        @functools.wraps(test)
+        def run(*arguments, **fixtures):
+            said = complaint(card, lambda: test(*arguments, **fixtures))
+            assert not said, said
+
+        return run
+
+    return decorated
+
+
+def complaint(card, function):
+    """What goes wrong in function() in a child process that has this card, as text; "" if nothing.
+
+    The course chooses the device itself there. "killed by signal 9" if it was.
+    """
+    here, there = os.pipe()
+    if not (process := os.fork()):
+        os.close(here)
+        try:
+            os.environ.pop("GENCOURSE_DEVICE", None)
+            torch.set_num_threads(1)  # threads don't survive a fork
+            install(card)
+            function()
+        except BaseException:
+            os.write(there, traceback.format_exc()[-8_000:].encode())
+        os._exit(0)
+    os.close(there)
+    with os.fdopen(here, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(process, 0)
+    return said or (f"killed by signal {status}" if status else "")
 
 
 if __name__ == "__main__":

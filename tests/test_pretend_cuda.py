@@ -2,11 +2,9 @@
 
 import contextlib
 import copy
-import functools
 import io
 import os
 import sys
-import traceback
 import warnings
 
 import numpy as np
@@ -14,37 +12,11 @@ import pretend_cuda
 import pytest
 import torch
 import torch.nn.functional as F
+from pretend_cuda import on
 from torch import nn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes are forked")
 SAME_DEVICE = "Expected all tensors to be on the same device"
-
-
-def on(card):
-    """Run a test in a child process that pretends to have this card."""
-
-    def decorated(test):
-        @functools.wraps(test)
-        def run(*arguments, **fixtures):
-            here, there = os.pipe()
-            if not (child := os.fork()):
-                os.close(here)
-                try:
-                    torch.set_num_threads(1)  # threads don't survive a fork
-                    pretend_cuda.install(card)
-                    test(*arguments, **fixtures)
-                except BaseException:
-                    os.write(there, traceback.format_exc()[-8_000:].encode())
-                os._exit(0)
-            os.close(there)
-            with os.fdopen(here, "rb") as pipe:
-                said = pipe.read().decode(errors="replace")
-            _, status = os.waitpid(child, 0)
-            assert not said and status == 0, said or f"the child ended with {status}"
-
-        return run
-
-    return decorated
 
 
 def refuses(function, text, kind=RuntimeError):
@@ -340,7 +312,6 @@ def test_cards(card, emulated):
     def work():
         from gencourse import fast, runtime
 
-        os.environ.pop("GENCOURSE_DEVICE", None)
         assert runtime.device() == torch.device("cuda")
         assert fast.precision() is (torch.float16 if emulated else torch.bfloat16)
         assert torch.cuda.is_bf16_supported()  # emulation included, as torch says it
