@@ -149,11 +149,11 @@ def best_rate(work, amount, least=0.3):
     return best
 
 
-def matmul_rate(dtype):
+def matmul_rate(dtype, tiny=False):
     """FLOP/s of a square matrix product, the best of three sizes."""
     device = runtime.device()
-    found = []
-    for n in (4_096, 8_192, 16_384) if device.type == "cuda" else (512, 1_024, 2_048):
+    found, large = [], device.type == "cuda" and not tiny
+    for n in (4_096, 8_192, 16_384) if large else (512, 1_024, 2_048):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         found.append(best_rate(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), 2 * n**3))
@@ -188,10 +188,12 @@ def floor_row(title, counted, precision, matmul, copy, measured=None):
     return row | {"n": times["n"]}
 
 
-def cases():
+def cases(tiny=False):
     """(size, channels, width, batch size, precision, whether it is timed here)."""
     if runtime.device().type == "cuda":
         best = str(fast.precision()).removeprefix("torch.")
+        if tiny:
+            return [(28, 1, 4, 16, best, True)]
         return [
             (64, 3, 64, 128, best, True),
             (64, 3, 64, 128, "float32", True),
@@ -212,11 +214,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=10, help="timed blocks of steps")
     parser.add_argument("--untimed", action="store_true", help="count; time nothing but the rates")
+    parser.add_argument("--tiny", action="store_true", help="a narrow net, to try the script")
     arguments = parser.parse_args()
     copy, matmul, rows = copy_rate(), {}, []
-    for size, channels, width, batch_size, precision, timed in cases():
+    for size, channels, width, batch_size, precision, timed in cases(arguments.tiny):
         if precision not in matmul:
-            matmul[precision] = matmul_rate(getattr(torch, precision))
+            matmul[precision] = matmul_rate(getattr(torch, precision), arguments.tiny)
         title = f"DCGAN {size}×{size}×{channels} width {width}, batch {batch_size}"
         images = noise_pictures(size, channels, count=1_024)
         counted = count(images, dcgan(size, channels, width), batch_size, precision)

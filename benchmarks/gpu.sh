@@ -1,60 +1,71 @@
 #!/usr/bin/env bash
-# Everything to be measured on a machine with a GPU, by one command, without a network.
+# What only a GPU can show, in two calls of at most 7 minutes each, without a network.
 #
-#   benchmarks/gpu.sh                       # all of it, about 30 minutes and the chapters' trainings
-#   benchmarks/gpu.sh check                 # right, exact resume, memory           about 5 minutes
-#   benchmarks/gpu.sh speed                 # switches, costs, floor, beside peers  about 9 minutes
-#   benchmarks/gpu.sh quality               # equal wall time beside peers          see MARKS, SEEDS
-#   benchmarks/gpu.sh league                # the trainings that chapters 07, 09 and 10 share
-#   benchmarks/gpu.sh chapters 05_dcgan     # built with the gpu profile; no name: 04-10 and 14
+#   benchmarks/gpu.sh pack FOLDER        # here, with a network: what such a machine may lack, as wheels
+#   benchmarks/gpu.sh prove              # every chapter's smoke run; CUDA against the CPU, a graph
+#                                        # against the plain loop, float16 against float32, resume
+#   benchmarks/gpu.sh measure            # the floor; DCGAN 64×64 beside pytorch/examples; chapters
+#                                        # 05 and 08 with the gpu profile to the end, their pictures
+#   benchmarks/gpu.sh more               # hours: memory, switches, costs, every peer, the league
+#   benchmarks/gpu.sh chapters 05_dcgan  # built with the gpu profile (needs Jupyter; see the build)
 #
-# Each part, and each chapter, ends by itself within LIMIT seconds (default 590); what it has by
-# then is kept. Nothing is installed: python3 must have torch, torchvision, accelerate, safetensors,
-# scikit-learn and matplotlib; for the chapters jupytext, nbclient, nbgrader, ipykernel and
-# ipywidgets too. What is missing can lie, unpacked, in a folder that SITE names.
+# Each part has a time limit of its own, times SLOWER (default 1), and what it has by then is kept.
+# python3 must have torch, torchvision, accelerate, safetensors, scikit-learn, matplotlib, tqdm,
+# typer and psutil; IPython, ipywidgets and pooch too, or WHEELS, which `pack` makes.
 #
 #   OUT=FOLDER     results as one results.tar.gz there (default: they stay in benchmarks/results)
-#   DATA=FOLDER    the data sets, as GENCOURSE_DATA (FashionMNIST, MNIST; speed works without), or
-#                  a .tar.gz of what is in that folder
+#   WHEELS=FOLDER  wheels that are unpacked for this call, nothing is installed
+#   DATA=FOLDER    the data sets, as GENCOURSE_DATA, or a .tar.gz of what is in that folder; without
+#                  it chapters 05 and 08 are left out
 #   PEERS=FOLDER   checkouts of the peers, one subfolder each (default: nothing beside anybody)
-#   RUNS=FOLDER    where the league is trained and the chapters find it (default: runs/gpu-build)
-#   PYTHON=python3, SITE=FOLDER, LIMIT=590, MARKS="20 60", SEEDS="0", DEVICE=cpu (to try the script)
+#   PICTURES=FOLDER  pictures in colour for the peers (default: $DATA/cifar10-folder/train)
+#   RUNS=FOLDER    where `more` and `chapters` find and leave trainings (default: runs/gpu-build)
+#   PYTHON=python3, JOBS=6 (chapters side by side), CHAPTERS="05 08" (prove these alone)
+#   PRETEND=T4     to try this script without a GPU, at a tiny size
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-LIMIT=${LIMIT:-590}
+SLOWER=${SLOWER:-1}
 RUNS=${RUNS:-runs/gpu-build}
 RESULTS=benchmarks/results
-export PYTHONPATH="$PWD${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+PROFILE=gpu
+[ -n "${PRETEND:-}" ] && PROFILE=smoke
+PREFIX=${PRETEND:+tests/pretend_cuda.py $PRETEND}
+export PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+unset GENCOURSE_DEVICE
+FAILED=()
+
+if [ "${1:-}" = pack ]; then
+    exec "$PYTHON" -m pip download -q --only-binary=:all: --python-version "${PY:-3.12}" \
+        --platform manylinux2014_x86_64 --platform any -d "${2:?name a folder}" \
+        ipython ipywidgets pooch psutil
+fi
+if [ -n "${WHEELS:-}" ]; then # a wheel is a zip: unpacked it can be imported
+    SITE=$(mktemp -d)
+    for wheel in "$WHEELS"/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "$SITE" || exit 1; done
+    export PYTHONPATH="$PYTHONPATH:$SITE"
+fi
 mkdir -p "$RESULTS" "$RUNS" runs/data
 if [ -f "${DATA:-}" ]; then
     tar -xzf "$DATA" -C runs/data || exit 1
     DATA=$PWD/runs/data
 fi
 [ -n "${DATA:-}" ] && GENCOURSE_DATA=$(cd "$DATA" && pwd) && export GENCOURSE_DATA
-[ -n "${DEVICE:-}" ] && export GENCOURSE_DEVICE="$DEVICE"
-STARTED=$SECONDS
-FAILED=()
-
-say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
 keep() { # one archive, because few files may come back from such a machine
     [ -n "${OUT:-}" ] || return 0
     mkdir -p "$OUT"
-    tar -czf "$OUT/.results" "$RESULTS" chapters/*.ipynb chapters/text README.md 2>/dev/null
+    tar -czf "$OUT/.results" "$RESULTS" 2>/dev/null
     mv "$OUT/.results" "$OUT/results.tar.gz"
 }
 
-part() { # part NAME COMMAND…: within what is left of the part's time; failures are told at the end
-    local name=$1 left
-    shift
-    left=$((LIMIT - (SECONDS - STARTED)))
-    say "$name: at most $left s"
-    if [ "$left" -lt 10 ]; then
-        FAILED+=("$name (no time left)")
-    elif ! timeout --kill-after=10 "$left" "$@"; then
-        FAILED+=("$name")
-    fi
+part() { # part SECONDS NAME SCRIPT…: for so long at most; failures are told at the end
+    local most=$(($1 * SLOWER)) name=$2 prefix=$PREFIX
+    shift 2
+    [ "$1" = benchmarks/gpu_chapters.py ] && prefix='' # its processes pretend, each by itself
+    printf '\n== %s: at most %d s, begun at %d s\n' "$name" "$most" "$SECONDS"
+    # shellcheck disable=SC2086  # words
+    if ! timeout --kill-after=5 "$most" "$PYTHON" $prefix "$@"; then FAILED+=("$name"); fi
     keep
 }
 
@@ -63,76 +74,67 @@ loads() { # whether these pictures lie here; without a folder named it would be 
         "$PYTHON" -c "from gencourse import data; data.load('$1')" 2>/dev/null
 }
 
-check() {
-    local known=digits
-    if loads fashion_mnist; then known=fashion_mnist; else say "no Fashion-MNIST: digits instead"; fi
-    part "gpu_check agree, resume, half" \
-        "$PYTHON" benchmarks/gpu_check.py --data "$known" ${TINY:+--tiny} --only agree resume half
-    # The second call's file would take the place of the first's.
-    mv "$RESULTS"/gpu_check-cuda.json "$RESULTS"/gpu_check-right-cuda.json 2>/dev/null
-    if [ "$known" = fashion_mnist ] && loads mnist; then
-        part "gpu_check memory" "$PYTHON" benchmarks/gpu_check.py --only memory
-        mv "$RESULTS"/gpu_check-cuda.json "$RESULTS"/gpu_check-memory-cuda.json 2>/dev/null
-    else
-        FAILED+=("gpu_check memory (needs Fashion-MNIST and MNIST: set DATA)")
-    fi
+prove() { # 150 + 60 + 60 + 60 + 60 s
+    local known=digits which
+    loads fashion_mnist && known=fashion_mnist
+    # shellcheck disable=SC2086
+    part 150 "chapters, smoke" benchmarks/gpu_chapters.py ${CHAPTERS:-} \
+        --jobs "${JOBS:-6}" --seconds $((140 * SLOWER)) --prefix "$PREFIX"
+    for which in agree graph half resume; do
+        part 60 "gpu_check $which" benchmarks/gpu_check.py --data "$known" ${PRETEND:+--tiny} \
+            --only $which
+        mv "$RESULTS/gpu_check-cuda.json" "$RESULTS/gpu_check-$which-cuda.json" 2>/dev/null
+    done
     keep
 }
 
-speed() {
-    local known=noise
-    if loads fashion_mnist; then known=fashion_mnist; else say "no Fashion-MNIST: noise instead"; fi
-    part floor "$PYTHON" benchmarks/floor.py
-    part switches "$PYTHON" benchmarks/switches.py --data "$known" --rounds 8
-    part costs "$PYTHON" benchmarks/costs.py --data "$known" --only run checkpoint scale
-    peers beside_peers.py
-    if [ "$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" -gt 1 ]; then
-        part processes "$PYTHON" benchmarks/processes.py --data "$known" --precision float32
-    else
-        say "processes.py needs two GPUs"
+measure() { # 70 + 110 + 220 s
+    part 70 floor benchmarks/floor.py --blocks 5 ${PRETEND:+--tiny}
+    if [ -z "${PRETEND:-}" ]; then
+        peers 110 beside_peers.py --only dcgan64-colour --rounds 3
     fi
-    part larger_runs "$PYTHON" benchmarks/larger_runs.py
-    cp benchmarks/larger_runs.md "$RESULTS"/larger_runs-cuda.md
-    keep
+    if loads fashion_mnist || [ -n "${PRETEND:-}" ]; then
+        GENCOURSE_RUNS="$PWD/$RESULTS/runs" part 225 "chapters 05 and 08" \
+            benchmarks/gpu_chapters.py 05 08 --jobs 2 --pictures --prefix "$PREFIX" \
+            --profile "$PROFILE" --seconds $((215 * SLOWER))
+        find "$RESULTS/runs" -name '*.pt' -delete # checkpoints are large
+        keep
+    else
+        FAILED+=("chapters 05 and 08 (no Fashion-MNIST: set DATA)")
+    fi
 }
 
-peers() { # peers SCRIPT OPTIONS…: with every checkout in PEERS
-    local script=$1 options=() folder
-    shift
+peers() { # peers SECONDS SCRIPT OPTIONS…: with every checkout in PEERS
+    local most=$1 script=$2 options=() folder
+    shift 2
     for folder in ${PEERS:+"$PEERS"/*/}; do options+=(--peer "$folder"); done
     if [ ${#options[@]} -eq 0 ]; then
-        say "$script needs PEERS"
+        FAILED+=("$script (no checkouts: set PEERS)")
     else
-        part "$script" "$PYTHON" "benchmarks/$script" "${options[@]}" "$@"
+        part "$most" "$script" "benchmarks/$script" "${options[@]}" \
+            ${PICTURES:+--pictures "$PICTURES"} "$@"
     fi
 }
 
-quality() {
-    # shellcheck disable=SC2086  # several words each
-    peers quality.py --marks ${MARKS:-20 60} --seeds ${SEEDS:-0} --out runs/quality
-}
-
-league() {
-    part league env GENCOURSE_RUNS="$RUNS" "$PYTHON" benchmarks/league.py
+more() {
+    local known=noise
+    loads fashion_mnist && known=fashion_mnist
+    loads mnist && part 600 "gpu_check memory" benchmarks/gpu_check.py --only memory
+    part 600 switches benchmarks/switches.py --data "$known" --rounds 8
+    part 600 costs benchmarks/costs.py --data "$known" --only run checkpoint scale
+    peers 900 beside_peers.py
+    peers 3600 quality.py --marks 20 60 --seeds 0 --out runs/quality
+    if [ "$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" -gt 1 ]; then
+        part 600 processes benchmarks/processes.py --data "$known" --precision float32
+    fi
+    part 60 larger_runs benchmarks/larger_runs.py
+    GENCOURSE_RUNS="$RUNS" part 3600 league benchmarks/league.py
 }
 
 chapters() {
-    local missing stem
-    missing=$("$PYTHON" - <<'END'
-import importlib.util
-names = "jupytext nbclient nbformat nbgrader ipykernel ipywidgets IPython".split()
-print(*[name for name in names if importlib.util.find_spec(name) is None])
-END
-    )
-    if [ -n "$missing" ]; then
-        FAILED+=("chapters ($missing missing: unpack them into a folder and name it with SITE)")
-        return
-    fi
     [ $# -gt 0 ] || set -- 04 05 06 07 08 09 10 14
     for stem in "$@"; do
-        STARTED=$SECONDS # each chapter has the whole limit
-        part "chapter $stem" \
-            "$PYTHON" tools/build.py one "$stem" --profile "${PROFILE:-gpu}" --runs "$RUNS"
+        part 1200 "chapter $stem" tools/build.py one "$stem" --profile gpu --runs "$RUNS"
     done
 }
 
@@ -140,32 +142,33 @@ if ! "$PYTHON" -c "import torch" 2>/dev/null; then
     echo "$PYTHON has no torch: name one that has with PYTHON=…; nothing is installed here." >&2
     exit 1
 fi
-if [ -z "${DEVICE:-}" ] && ! "$PYTHON" -c "import torch; assert torch.cuda.is_available()" 2>/dev/null; then
-    echo "torch sees no CUDA device here (DEVICE=cpu tries the script without one)." >&2
+if [ -z "${PRETEND:-}" ] && ! "$PYTHON" -c "import torch; assert torch.cuda.is_available()"; then
+    echo "torch sees no CUDA device here (PRETEND=T4 tries the script without one)." >&2
     exit 1
 fi
-"$PYTHON" -c "from gencourse import runtime; print(runtime.describe())" || exit 1
+missing=$("$PYTHON" - <<'END'
+import importlib.util
+names = """torchvision accelerate safetensors sklearn matplotlib tqdm typer psutil IPython ipywidgets
+pooch""".split()
+print(*[name for name in names if importlib.util.find_spec(name) is None])
+END
+)
+[ -z "$missing" ] || echo "Missing here: $missing. See \`pack\` and WHEELS at the top of this script." >&2
 
-case "${1:-all}" in
-    check | speed | quality | league) "$1" ;;
+case "${1:-}" in
+    prove | measure | more) "$1" ;;
     chapters)
         shift
         chapters "$@"
         ;;
-    all)
-        for each in check speed quality league chapters; do
-            STARTED=$SECONDS
-            "$each"
-        done
-        ;;
     *)
-        sed -n '2,25s/^# \{0,1\}//p' "$0"
+        sed -n '2,28s/^# \{0,1\}//p' "$0"
         exit 2
         ;;
 esac
 
-say "done"
+printf '\n== done after %d s\n' "$SECONDS"
 if [ ${#FAILED[@]} -gt 0 ]; then
-    printf 'Not finished: %s\n' "${FAILED[@]}" >&2
+    printf 'Not finished, or not right: %s\n' "${FAILED[@]}" >&2
     exit 1
 fi

@@ -2,7 +2,8 @@
 
 Started by `accelerate launch`, `torchrun` or accelerate's `notebook_launcher`; alone, all of this
 does nothing. All processes draw the same random numbers and hold the same weights; each takes its
-slice of the same global batch, so N of them take the step that one would, up to rounding.
+slice of the same global batch, so N of them take the step that one would, up to rounding. (But for
+dropout: what a layer draws itself is the same for every slice, N times fewer different masks.)
 """
 
 import atexit
@@ -16,19 +17,26 @@ from gencourse import runtime
 
 
 class Lost(runtime.UserError):
-    """Another process of the run has ended or can't be reached."""
+    """Another process of the run has ended or can't be reached.
+
+    Between CPUs (gloo) it is raised at the next message. Between GPUs mostly not: NCCL works beside
+    Python, and when a process is gone, its watchdog ends the others after minutes with a long
+    message of its own. What is said here holds then too: the last checkpoint is good.
+    """
 
 
 def start():
     """Join the processes that a launcher started; without one, or a second time, do nothing.
 
-    Raises: UserError on Apple's MPS, which has no messages between processes.
+    Raises: UserError if there are more of them than GPUs, and on Apple's MPS, which has no messages
+        between processes.
     """
     launched = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
     if not launched or world() > 1:
         return
     device = runtime.device()
     if device.type == "cuda":
+        _check_gpus(device)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise runtime.UserError(
@@ -37,6 +45,20 @@ def start():
         )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
+
+
+def _check_gpus(device):
+    """Refuse two processes on one GPU, which NCCL can't join."""
+    there = torch.cuda.device_count()
+    number = int(os.environ.get("LOCAL_RANK", 0))
+    # Not every launcher says how many it started; then the first one too many finds out.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", number + 1))
+    if here > there:
+        raise runtime.UserError(
+            f"{here} or more processes were started on this machine, which has {there} "
+            f"GPU{'s' * (there != 1)}: each needs one of its own. Start {there} (--num_processes), "
+            "or set GENCOURSE_DEVICE=cpu to try it without GPUs."
+        )
 
 
 def world():
@@ -115,7 +137,8 @@ def copy_from_main(*models):
 def synchronised(model):
     """A model whose BatchNorm layers take their statistics from the batches of all processes.
 
-    On CUDA these are torch's own `SyncBatchNorm`; it has none for the CPU, so there ours, in place.
+    On CUDA these are torch's own `SyncBatchNorm`, which lets Python wait for the GPU in every
+    forward pass (13 times in a DCGAN's step); it has none for the CPU, so there ours, in place.
     """
     if world() == 1:
         return model

@@ -472,8 +472,8 @@ def _random_state():
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if (device := runtime.device()).type == "cuda":  # its own alone: others have not advanced
+        state["cuda"] = torch.cuda.get_rng_state(device)
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
@@ -485,7 +485,7 @@ def _set_random_state(state):
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+    if "cuda" in state and (device := runtime.device()).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])

@@ -46,15 +46,14 @@ def device():
 
     Returns: torch.device. GENCOURSE_DEVICE (such as "cpu") overrides the choice.
     """
-    if name := os.environ.get("GENCOURSE_DEVICE"):
-        return torch.device(name)
-    if torch.cuda.is_available():
-        if "LOCAL_RANK" in os.environ:  # several processes on one machine (see `ranks`): one each
-            return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    name = os.environ.get("GENCOURSE_DEVICE")
+    if not name and not torch.cuda.is_available():
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    found = torch.device(name or "cuda")
+    if found == torch.device("cuda") and "LOCAL_RANK" in os.environ:
+        # Several processes on one machine, one each: `ranks` refuses more of them than there are.
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return found
 
 
 def profile():

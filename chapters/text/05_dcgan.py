@@ -429,9 +429,9 @@ print({name: round(values[-1], 3) for name, values in history.items() if "loss" 
 
 # %% [markdown]
 # That is the whole of it, and `train.train_gan` is the same loop with the same order of random
-# draws. From the same seed it must give the same weights: not similar ones, the same. (On a GPU
-# some kernels add in a different order each time, so there we only ask that nearly all agree after
-# one step.)
+# draws. From the same seed it must give the same weights: not similar ones, the same. (A GPU adds
+# in a different order each time, and there `train_gan` works in 16 bits unless it is told not to.
+# So there we only ask that nearly all agree after one step in float32.)
 
 # %%
 # checkpoint: ours and train.train_gan, the same seed, the same weights
@@ -440,7 +440,7 @@ steps = SHORT if exact else 1
 mine, _ = learn(*new_pair(), images, steps)
 theirs, _ = train.train_gan(
     *(images, *new_pair()), steps=steps, batch_size=BATCH, lr=LR, betas=BETAS,
-    ema_decay=EMA_DECAY, seed=SEED, progress=False,
+    ema_decay=EMA_DECAY, seed=SEED, precision="float32", progress=False,
 )  # fmt: skip
 pairs = zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
 close = [torch.isclose(a, b, rtol=0, atol=0 if exact else 1e-4).flatten() for a, b in pairs]
@@ -920,7 +920,8 @@ plot.show(
 
 # %%
 # checkpoint: D's opinion of a picture does not depend on its neighbours; the walk keeps N(0, I)
-torch.testing.assert_close(logits(D, x_fake[:4]), logits(D, x_fake)[:4], rtol=1e-3, atol=1e-3)
+# (1e-2, because some GPUs multiply with ten bits where the batch is large: TF32)
+torch.testing.assert_close(logits(D, x_fake[:4]), logits(D, x_fake)[:4], rtol=1e-2, atol=1e-2)
 a, b = torch.randn(2, 200_000)
 for angle in (0.3, 0.8, 1.2):
     z = a * torch.tensor(angle).cos() + b * torch.tensor(angle).sin()

@@ -41,7 +41,7 @@ from gencourse.checks import check
 plot.style()
 
 # %%
-images, unseen = data.load("digits"), data.load("digits", split="test")
+images, unseen = data.load("digits", device="cpu"), data.load("digits", split="test", device="cpu")
 print(images)
 
 # %%

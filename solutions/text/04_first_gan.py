@@ -43,7 +43,7 @@ from gencourse.checks import check
 
 # %%
 plot.style()
-images = data.load("digits")
+images = data.load("digits", device="cpu")
 print(images)
 
 # %% [markdown]
