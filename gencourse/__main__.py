@@ -182,6 +182,8 @@ def train(
 
     images = load(data, size=size, seed=seed)
     _check_size(images.shape[1])
+    make = partial(kind.nets, nets, images, **sizes)
+    _check_memory(make)
     if fresh and not yes and ranks.is_main() and out.is_dir() and any(out.iterdir()):
         if not typer.confirm(f"Delete the run in {out} and start over?", err=True):
             raise runtime.UserError(f"Nothing was deleted; {out} is as it was.")
@@ -193,7 +195,7 @@ def train(
     several = f" · {ranks.world()} processes" if ranks.world() > 1 else ""
     say(f"{runtime.describe()}{several}\n{len(images):,} pictures {images.shape} → {out}")
     runtime.seed_everything(seed)
-    models = kind.nets(nets, images, **sizes)
+    models = make()
     try:
         loop(images, *models, **options)
     except KeyboardInterrupt as stop:  # typer would end here without a word
@@ -284,6 +286,8 @@ def grade(
     for name, (value, least, most) in numbers.items():
         if value is not None:
             runtime.within(name, value, least, most)
+    if moodle_worksheet and not moodle_worksheet.is_file():  # not only when all is graded
+        raise runtime.UserError(f"--moodle-worksheet {moodle_worksheet} is no file.")
     limits = Limits(memory=int(memory * (1 << 30)), cell=cell_seconds)
     try:
         grades = grade_all(
@@ -336,6 +340,25 @@ def _check_size(size):
         raise runtime.UserError(f"Size {size} is not supported; choose --size from {sizes}.")
 
 
+def _check_memory(make):
+    """Refuse nets whose training can't fit into memory: Linux would end the process wordlessly."""
+    import psutil
+    import torch
+
+    from gencourse import runtime
+
+    with torch.device("meta"):  # shapes without numbers
+        weights = sum(p.numel() for net in make() for p in net.parameters())
+    on_gpu = runtime.device().type == "cuda"
+    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    needed = 4 * 4 * weights  # float32: each weight, its gradient and Adam's two averages
+    if needed > free:
+        raise runtime.UserError(
+            f"Nets with {weights:,} weights need {needed / 1e9:,.0f} GB of memory in training, and "
+            f"{free / 1e9:,.1f} GB are free: choose a smaller --width."
+        )
+
+
 def _said(error):
     """(sentence, exit code) for what the user of the command can mend; other errors are bugs."""
     if hasattr(error, "problem"):  # runtime.OptionError
@@ -348,7 +371,7 @@ def _said(error):
         return str(error), error.exit_code
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        return f"Can't read or write{where}: {error.strerror or error}.", 1
+        return f"Can't use{where}: {error.strerror or error}.", 2
     # What torch and NumPy say where memory ends; torch says it in a RuntimeError.
     if isinstance(error, MemoryError) or re.search(
         r"allocate|out of memory|calculation overflow|multiplication overflow", str(error)

@@ -57,6 +57,14 @@ def make_folder(path):
         raise WriteError(_sentence(path, error)) from error
 
 
+def delete(path):
+    """Delete a file, if it is there. Raises: WriteError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"Can't delete {path}: {error.strerror or error}.") from error
+
+
 def _sentence(path, error):
     return (
         f"Can't write {path}: {error.strerror or error}. Everything saved before is intact; free "

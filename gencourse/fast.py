@@ -76,7 +76,7 @@ def _instructions():
             asked = ["sysctl", "hw.optional.arm"]  # lines such as "hw.optional.arm.FEAT_BF16: 1"
             said = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
             return {x.split(":")[0].split(".")[-1] for x in said if x.endswith(" 1")}
-    old = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and os.name == "nt"
+    old = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and sys.platform == "win32"
     return {"avx2"} if old else None  # "AVX512" is with bfloat16 or without
 
 

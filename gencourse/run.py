@@ -150,7 +150,7 @@ class Run:
             if self.step == 0:
                 self._write_config()
             if self.step < total:  # a new attempt
-                (self.folder / "failure.json").unlink(missing_ok=True)
+                checkpoint.delete(self.folder / "failure.json")
         self.failure, self.fresh = None, False
         from tqdm.auto import tqdm
 
@@ -400,13 +400,13 @@ class Run:
 
 
 def delete(folder):
-    """Delete the files a run writes, and nothing else, from `folder`."""
+    """Delete the files a run writes, and nothing else, from `folder`. Raises: WriteError."""
     folder = Path(folder)
     ours = ["config.json", "history.csv", "diversity.csv", "failure.json", "samples/step-*.png"]
     ours += ["checkpoint-*.pt", "*.safetensors"]
     for pattern in ours:
         for path in folder.glob(pattern):
-            path.unlink()
+            checkpoint.delete(path)
 
 
 def diversity(pictures):

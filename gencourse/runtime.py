@@ -33,12 +33,12 @@ class OptionError(UserError):
 
 def within(name, value, least, most):
     """Raise OptionError unless least ≤ value ≤ most, and whole where `least` is an int."""
-    if isinstance(least, int) and value % 1:
+    whole = isinstance(least, int)
+    if whole and value % 1:
         raise OptionError(name, f"is {value}; it must be a whole number.")
-    if not value >= least:  # nor is nan
-        raise OptionError(name, f"is {value}; it must be at least {least:,}.")
-    if value > most:
-        raise OptionError(name, f"is {value}; it must be at most {most:,}.")
+    if not least <= value <= most:  # as nan is not
+        most = f"{most:,}" if whole else f"{most:g}"
+        raise OptionError(name, f"is {value}; it must be at least {least:g} and at most {most}.")
 
 
 def device():

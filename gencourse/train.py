@@ -24,7 +24,7 @@ from gencourse.run import Run
 
 LIMITS = {  # from where to where a number makes sense; whole ones are whole numbers
     "steps": (1, 10**9),
-    "batch_size": (1, 2**20),
+    "batch_size": (1, 2**16),
     "lr": (1e-12, 1e3),
     "seed": (0, 2**32 - 1),  # what NumPy's generator takes
     "sample_every": (1, 10**9),
@@ -89,7 +89,8 @@ class Options:
         check(**{name: value for name, value in vars(self).items() if name in LIMITS})
         if self.out is not None and not str(self.out):
             raise runtime.OptionError("out", "is empty; name a folder.")
-        if self.out is not None and os.path.isfile(os.path.expanduser(self.out)):
+        folder = os.path.expanduser(self.out or ".")
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise runtime.OptionError("out", f"{self.out} is a file; name a folder.")
         if self.tracker is not None:
             tracker.check(self.tracker)

@@ -128,10 +128,22 @@ def test_each_way_to_import_is_seen(source, modules):
     assert imported(source) == modules
 
 
-@pytest.mark.parametrize("module", ["gencourse", "gencourse.data", "gencourse.runtime"])
-def test_import_is_light(module):
-    heavy = ["torchvision", "sklearn", "ipywidgets", "matplotlib", "accelerate", "pooch"]
-    program = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("before", "modules"),
+    [
+        ("sys", "gencourse"),
+        ("typer", "gencourse.__main__"),  # so does --help: see test_options.py
+        ("torch", "gencourse.runtime, gencourse.data, gencourse.train, gencourse.nets"),
+        ("torch, psutil", "gencourse.evaluate"),
+    ],
+)
+def test_an_import_brings_nothing_that_is_not_used_at_once(before, modules):
+    """What is imported, and what these modules then add, beyond Python's own: themselves."""
+    program = f"""import sys, {before}
+before = set(sys.modules)
+import {modules}
+names = {{m.split(".")[0] for m in set(sys.modules) - before}}
+print(sorted(names - sys.stdlib_module_names - {{"gencourse"}}))"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
