@@ -224,9 +224,13 @@ def explained(text):
     found, why = {}, ""
     for line in text.partition(EQUIVALENT)[2].splitlines():
         if match := ENTRY.fullmatch(line):
+            if not why:
+                raise ValueError(f"This line of the table has no reason above it: {line}")
             found[match.groups()] = why
         elif line.startswith("- "):
             raise ValueError(f"This line of the table can't be read: {line}")
+        elif line.startswith("#"):
+            why = ""
         elif line.strip():
             why = line.strip()
     return found

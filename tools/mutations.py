@@ -215,10 +215,9 @@ def off_by_one(node):
                     if not _is_axis(bound):  # a constant is changed by the other operator
                         yield from (changed(node, **{name: moved(bound, by)}) for by in (1, -1))
         case ast.Call(ast.Name("range"), given):
-            last = given[min(len(given), 2) - 1]
-            place = min(len(given), 2) - 1
+            end = min(len(given), 2) - 1
             for by in (1, -1):
-                yield changed(node, args=replaced(given, place, moved(last, by)))
+                yield changed(node, args=replaced(given, end, moved(given[end], by)))
             if len(given) == 1:
                 yield changed(node, args=[ast.Constant(1), *given])
 
@@ -237,10 +236,12 @@ def change_branch(node):
 
 
 def drop_statement(node):
-    """Whatever others don't need in order to run: calls, `+=`, a name that had a value before."""
+    """What others don't need in order to run: calls, `+=`, `return`, a name that had a value."""
     match node:
         case ast.Expr(ast.Call()) | ast.AugAssign() | ast.Delete():
             yield ast.Pass()
+        case ast.Return(ast.AST() as value):
+            yield ast.copy_location(ast.Expr(value), node)
         case ast.Assign(targets=[target]):
             stored = [n for n in ast.walk(target) if isinstance(n, ast.Name)]
             if all(n.id in node.bound or not is_stored(n) for n in stored):
@@ -315,7 +316,9 @@ class WrittenOut(ast.NodeTransformer):
         if any(isinstance(v, ast.Constant) and v.value is not is_and and isinstance(v.value, bool)
                for v in node.values):  # fmt: skip
             return ast.Constant(not is_and)
-        kept = [v for v in node.values if not isinstance(v, ast.Constant)] or node.values[-1:]
+        neutral = (True,) if is_and else (False, None)
+        kept = [v for v in node.values if getattr(v, "value", ...) not in neutral]
+        kept = kept or node.values[-1:]
         return kept[0] if len(kept) == 1 else changed(node, values=kept)
 
     def visit_Compare(self, node):
