@@ -101,7 +101,10 @@ def _walk(value, where, found, seen, depth=0):
     elif depth < DEEPEST and not isinstance(value, type) and not inspect.ismodule(value):
         seen[id(value)] = where
         for name, part in _look(value, where, found):
-            _walk(part, where + name, found, seen, depth + 1)
+            if isinstance(part, PLAIN):  # as in _walk, and most parts are
+                found[f"{where}{name}:value"] = part
+            else:
+                _walk(part, where + name, found, seen, depth + 1)
 
 
 def _look(value, where, found):
@@ -152,8 +155,10 @@ def _look_at_module(module, where, found):
     found[f"{where}:hooks"] = _hooks(module)
     parts = {**module._parameters, **module._buffers, **module._modules}
     found[f"{where}:parts"] = ", ".join(parts)
-    own = {k: v for k, v in vars(module).items() if k[0] != "_" and k != "training"}
-    return [(f".{k}", v) for k, v in [*own.items(), *parts.items()] if v is not None]
+    for name, value in vars(module).items():
+        if name[0] != "_" and name != "training":
+            parts[name] = value
+    return [(f".{k}", v) for k, v in parts.items() if v is not None]
 
 
 def _hooks(thing):
@@ -188,20 +193,18 @@ class Watched:
 
     def _begin(self, given):
         """Look at everything. Returns: what is to be called when the call is over."""
-        before, world = facts(given), _world()
-        before["world:random numbers"] = _random_numbers()
+        world = _world()
+        before = facts(given) | _said(world)
         guard = torch.inference_mode(False)
         guard.__enter__()
         torch.set_grad_enabled(world["grad mode"])  # the guard turns it on
 
         def over():
-            after = facts(given) | {f"world:{name}": _plain(v) for name, v in _world().items()}
-            after["world:random numbers"] = _random_numbers()
+            after = facts(given) | _said(_world())
             guard.__exit__(None, None, None)
             _put_back(world)
-            then = before | {f"world:{name}": _plain(v) for name, v in world.items()}
-            changed = {k: _plain(after.get(k)) for k in {**after, **then}
-                       if not _is(then.get(k), after.get(k))}  # fmt: skip
+            changed = {k: _plain(after.get(k)) for k in {**after, **before}
+                       if not _unchanged(k, before.get(k), after.get(k))}  # fmt: skip
             self.left.append({"names": _names(self.__wrapped__, len(given)), "changed": changed})
 
         return over
@@ -255,32 +258,35 @@ def _names(answer, count):
     return tuple(names)
 
 
-def _random_numbers():
-    return _hash(torch.get_rng_state().numpy())
+def _said(world):
+    """The world as facts, with the state of torch's random numbers, which nobody puts back."""
+    found = {f"world:{name}": value for name, value in world.items()}
+    return found | {"world:random numbers": _hash(torch.get_rng_state().numpy())}
+
+
+def _unchanged(key, before, after):
+    return before is after or not key.endswith(":object") and same(before, after)
 
 
 def _hash(array):
     return f"{zlib.crc32(array.tobytes()):08x}"  # as text: two of them are never nearly the same
 
 
-def _is(before, after):
-    if isinstance(before, torch.nn.Parameter) or isinstance(after, torch.nn.Parameter):
-        return before is after
-    return same(before, after)
-
-
 def _plain(value):
     if isinstance(value, torch.nn.Parameter):
-        return "another"
+        return "another"  # of an object nothing travels but that
     return value if isinstance(value, (*PLAIN, torch.Tensor, values.Other)) else str(value)
 
 
 def same(a, b):
     """Whether two plain values are the same to the last bit; nan is nan."""
+    if a is b:
+        return True
     if isinstance(a, torch.Tensor):
         if not isinstance(b, torch.Tensor) or (a.shape, a.dtype) != (b.shape, b.dtype):
             return False
-        return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        return torch.equal(a, b) or bool(a.isnan().any()) and torch.allclose(
+            a, b, rtol=0, atol=0, equal_nan=True)  # fmt: skip
     if isinstance(a, (list, tuple)):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
