@@ -8,8 +8,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from gencourse import divergences, sandbox
+from gencourse import divergences
 from gencourse.checks import core
+from gencourse.classroom import sandbox
 from gencourse.classroom.grade import grade
 
 ASSIGNMENT = "01_kl_divergence"

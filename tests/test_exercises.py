@@ -6,13 +6,12 @@ That every solution runs without error is nbval's part; pytest collects solution
 import copy
 import json
 import os
-import subprocess
-import sys
 
 import build
 import nbformat
 import pytest
 import rules
+import warm
 
 import exercises
 from gencourse.checks.core import Exercise
@@ -87,10 +86,9 @@ def played(tmp_path_factory):
     """What the cells of every exercise raise, in one process; solutions are run by nbval."""
     folder = tmp_path_factory.mktemp("played")
     names = [f"exercises/{path.name}" for path in sorted(rules.EXERCISES.glob("*.ipynb"))]
-    done = subprocess.run(
-        [sys.executable, rules.ROOT / "tests" / "play_notebooks.py", *names],
-        cwd=rules.ROOT, capture_output=True, text=True, timeout=1200,
-        env=os.environ | {"IPYTHONDIR": str(folder)},
+    done = warm.run(
+        rules.ROOT / "tests" / "play_notebooks.py", *names,
+        cwd=rules.ROOT, env=os.environ | {"IPYTHONDIR": str(folder)}, seconds=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

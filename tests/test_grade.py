@@ -8,14 +8,13 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import time
 import types
 
 import classroom
 import pytest
 import torch
+import warm
 
 from gencourse.checks import core, values
 from gencourse.classroom import grade as grading
@@ -23,7 +22,6 @@ from gencourse.classroom import sandbox, submissions
 from gencourse.runtime import UserError
 
 STUDENTS = {s.id: s for s in classroom.students()}
-COMMAND = [sys.executable, "-m", "gencourse", "grade"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,21 +38,17 @@ def small_class(folder, *names):
 def test_an_interrupted_batch_goes_on(tmp_path):
     small_class(tmp_path / "in", "right", "blank", "half-done")
     out = tmp_path / "out"
-    command = [*COMMAND, str(tmp_path / "in"), "--assignment", classroom.ASSIGNMENT,
-               "--out", str(out), "--workers", "1"]
-    first = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also in the background
-    )
+    command = ["-m", "gencourse", "grade", tmp_path / "in", "--assignment", classroom.ASSIGNMENT,
+               "--out", out, "--workers", 1]
+    first = warm.Process(*command)
     until = time.monotonic() + 240
     while not list(out.glob("results/*.json")) and time.monotonic() < until:
         time.sleep(0.1)
     first.send_signal(signal.SIGINT)
-    said = first.communicate(timeout=120)[1]
-    assert first.returncode == 130 and "same command" in said, said
+    assert first.wait(120) == 130 and "same command" in first.said()[1], first.said()
     done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
     assert 1 <= len(done) < 3 and not (out / "grades.csv").exists()
-    second = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    second = warm.run(*command)
     assert second.returncode == 0, second.stderr
     assert {p: p.stat().st_mtime_ns for p in done} == done
     points = {name: int(row[classroom.ASSIGNMENT]) for name, row in classroom.rows(out).items()}
@@ -63,8 +57,7 @@ def test_an_interrupted_batch_goes_on(tmp_path):
     # a changed submission is graded again, the others are not
     shutil.copy(tmp_path / "in" / "right.ipynb", tmp_path / "in" / "blank.ipynb")
     done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
-    third = subprocess.run([*command, "--fail-under", "50"], capture_output=True, text=True,
-                           timeout=240)
+    third = warm.run(*command, "--fail-under", 50)
     assert third.returncode == 1 and "less than 50 %" in third.stderr
     changed = [p.stem for p, at in done.items() if p.stat().st_mtime_ns != at]
     assert changed == ["blank"] and classroom.rows(out)["blank"][classroom.ASSIGNMENT] == "9"

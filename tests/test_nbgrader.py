@@ -6,13 +6,13 @@ the solution full points and the blank none. And why its grades are advisory: on
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 import rules
+import warm
 from ipykernel.kernelspec import write_kernel_spec
 from nbgrader.api import Gradebook
 
@@ -51,10 +51,7 @@ def course(tmp_path_factory):
     }  # fmt: skip
 
     def nbgrader(command):
-        done = subprocess.run(
-            [sys.executable, "-m", "nbgrader", command, STEM],
-            cwd=course, env=env, capture_output=True, text=True, timeout=300,
-        )
+        done = warm.run("-m", "nbgrader", command, STEM, cwd=course, env=env)
         assert done.returncode == 0, done.stderr
 
     nbgrader("generate_assignment")

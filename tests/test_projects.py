@@ -1,9 +1,9 @@
 """The programs in the two projects' pages run as they stand, at sizes for a test."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import warm
 
 PROJECTS = Path(__file__).resolve().parents[1] / "exercises" / "projects"
 
@@ -23,9 +23,7 @@ def smaller(program, **sizes):
 
 
 def run(*command, folder):
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=280,
-    )
+    done = warm.run(*command, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

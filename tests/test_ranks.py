@@ -4,14 +4,15 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
+import warm
 from torch import nn
 
 from gencourse import checkpoint, data, nets, ranks, runtime, train
@@ -322,11 +323,13 @@ def test_notebook_launcher(tmp_path):
 
 def test_the_command_under_accelerate_launch(tmp_path):
     """`accelerate launch` is what the README names; --multi_gpu is how it counts processes."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "-m", "gencourse", "train", "vae", "--data", "digits"]
-    command += ["--steps", "12", "--width", "4", "--out", str(tmp_path / "run")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["-m", "gencourse", "train", "vae", "--data", "digits", "--steps", "12"]
+    python = tmp_path / "python"  # the launcher starts this one
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(warm.PYTHON)} "$@"\n')
+    python.chmod(0o755)
+    done = warm.run(*command, "--width", "4", "--out", tmp_path / "run",
+                    env=os.environ | {"PYTHON_EXEC": str(python)})
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stderr and done.stderr.count("Finished 12 steps") == 1
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 13

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import warm
 
 from gencourse.classroom import sandbox, seccomp
 from gencourse.runtime import UserError
@@ -258,7 +259,7 @@ def test_a_container_is_run_without_network_and_with_limits(course, monkeypatch,
             os.environ["PYTHONPATH"] = {str(course)!r}
             os.environ["MPLBACKEND"] = "agg"
             i = sys.argv.index("some-image")
-            os.execv(sys.executable, [sys.executable, *sys.argv[i + 2:]])""")
+            os.execv(sys.executable, [*{warm.PYTHON!r}, *sys.argv[i + 2:]])""")
     monkeypatch.setenv("PATH", str(tmp_path))
     room = sandbox.Room(course, LIMITS, image="some-image")
     with room.open(["look"]) as box:

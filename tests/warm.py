@@ -43,7 +43,8 @@ IMPORTED = (
     "ipykernel.kernelapp ipykernel.zmqshell ipywidgets sklearn.datasets scipy.stats pooch psutil "
     "pydantic.type_adapter PIL.BmpImagePlugin PIL.GifImagePlugin PIL.JpegImagePlugin"
 )
-AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "TORCH", "CUDA", "MPL")
+AT_START = ("PYTHON", "PYTORCH", "TORCHDYNAMO", "TORCH_LOGS", "CUDA", "OMP_", "MKL_", "MPL", "LD_")
+LATER = ("PYTHONPATH", "PYTHON_EXEC")
 NUMBER = struct.Struct("<q")
 
 
@@ -214,7 +215,7 @@ def serve(address):
 
 
 def at_start(env):
-    return {k: v for k, v in env.items() if k.startswith(AT_START) and k != "PYTHONPATH"}
+    return {k: v for k, v in env.items() if k.startswith(AT_START) and k not in LATER}
 
 
 def end(pid):
