@@ -1,0 +1,54 @@
+"""Answers that others would give: right ones in unusual forms, wrong ones that have no name.
+
+tests/answers/chapter_NN.py holds, for the exercises of its chapter,
+    RIGHT = {exercise: {label: function}}
+    WRONG = {exercise: {label: (function, part of the sentence that is said)}}
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from gencourse.checks import core
+
+SEEDS = (0, 1, 7)  # 0 is the notebook's; grading draws its own
+
+
+def tables():
+    """RIGHT and WRONG of all chapters."""
+    right, wrong = {}, {}
+    for path in sorted((Path(__file__).parent / "answers").glob("chapter_*.py")):
+        spec = importlib.util.spec_from_file_location(f"answers_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        right |= module.RIGHT
+        wrong |= module.WRONG
+    return right, wrong
+
+
+RIGHT, WRONG = tables()
+
+
+def rows(table):
+    return [pytest.param(core.exercises()[name], answer, id=f"{name}: {label}")
+            for name, answers in table.items() for label, answer in answers.items()]
+
+
+def verdicts(exercise, answer):
+    return [exercise.judge(exercise.outcomes(answer, seed), seed) for seed in SEEDS]
+
+
+@pytest.mark.parametrize(("exercise", "answer"), rows(RIGHT))
+def test_a_right_answer_in_another_form_passes(exercise, answer):
+    for verdict in verdicts(exercise, answer):
+        assert verdict.passed, f"{verdict.sentence} {verdict.detail}"
+
+
+@pytest.mark.filterwarnings("ignore")  # wrong answers warn, and rightly
+@pytest.mark.parametrize(("exercise", "answer"), rows(WRONG))
+def test_a_wrong_answer_is_told_what_is_wrong(exercise, answer):
+    function, part = answer
+    for verdict in verdicts(exercise, function):
+        assert not verdict.passed
+        assert part in verdict.sentence, f"{verdict.sentence} {verdict.detail}"
