@@ -161,7 +161,8 @@ class Exercise:
         is not the reference's, or None.
         """
         nothing = {"names": (), "changed": {}}
-        for mine, theirs in itertools.zip_longest(one.left, good.left, fillvalue=nothing):
+        wanted = good.left[: len(one.left)] if one.error else good.left
+        for mine, theirs in itertools.zip_longest(one.left, wanted, fillvalue=nothing):
             now, wanted = mine["changed"], theirs["changed"]
             for key in {**now, **wanted}:
                 way, kind = key.rsplit(":", 1)
@@ -198,11 +199,11 @@ class Exercise:
     def _fault(self, one, good, case):
         """(kind, sentence, detail) of the first way in which an outcome is not the reference's."""
         shown = f"Input: {_show_case(case)}."
+        difference = self._difference(one.value, good.value)
+        if trace := self._trace(one, good):  # often the cause of the rest
+            return *_trace_sentence(*trace, right=difference is None), shown
         if one.error:
             return "exception", _error_sentence(one.error), shown
-        difference = self._difference(one.value, good.value)
-        if trace := self._trace(one, good):
-            return *_trace_sentence(*trace, right=difference is None), shown
         if one.value is None and good.value is not None:
             return "nothing", "It returns nothing (None): is a `return` missing?", shown
         if _elsewhere(one, good):
@@ -424,6 +425,9 @@ def _trace_sentence(key, names, now, wanted, right):
     its = f"`{name}`'s weights" if inner.startswith(".") else f"`{name}{inner}`"
     verb = "" if inner.startswith(".") else "s"
     where = f" (`{part}`)" if inner.startswith(".") else ""
+    if inner.startswith(".state["):
+        sentence = f"`{name}`'s state is not right after your function: only `step()` changes it."
+        return "left behind", sentence
     if kept:
         what = {"weights": "weights", "grad": "gradients"}.get(kind, part or kind)
         return "left behind", f"`{name}`'s {what} should have changed, and did not{where}."
@@ -446,7 +450,10 @@ def _trace_sentence(key, names, now, wanted, right):
         "yours.",
         "parts": f"`{name}`{where} has other parts after your function: {now}.",
     }
-    generic = f"`{name}{inner}` is {_show(now)} after your function; put it back."
+    its = f"`{name}{inner}`"
+    if setting := re.search(r"param_groups\[\d+\]\['(\w+)'\]$", inner):
+        its = f"`{name}`'s `{setting[1]}`"
+    generic = f"{its} is {_show(now)} after your function; leave it as it was."
     return "left behind", sentences.get(kind, generic)
 
 

@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
 
     value: object = None  # what it returned, as values.plain leaves it
     devices: tuple = ()  # of the returned tensors
-    left: tuple = ()  # what each call left changed, as watch.Watched records it
+    left: tuple = ()  # what each call left changed, up to an error, as watch.Watched records it
     gradients: object = None  # input → gradient or None; None if there is none, text if it failed
     error: object = None  # {"kind", "message", "line", "source"} of an exception, or None
 
@@ -42,7 +42,7 @@ def outcome(name, answer, case, gradient=()):
             shown = values.plain(returned)
             devices = tuple(sorted({t.device.type for t in values.tensors(returned)}))
         except (Exception, SystemExit) as error:
-            return Outcome(error=_describe(error, answer))
+            return Outcome(left=tuple(watched.left), error=_describe(error, answer))
         gradients = None
         if gradient and _finite(shown):
             try:
