@@ -73,6 +73,7 @@ class Exercise:
         self.dtype, self.free = dtype, free if random else (*free, "random numbers")
         self.points = POINTS[level]
         self.wrongs = []
+        self.expected = functools.lru_cache(maxsize=4)(self._expected)
         self.known = functools.lru_cache(maxsize=4)(self._known)
 
     def cases(self, draw):
@@ -101,12 +102,16 @@ class Exercise:
             return [inside.outcome(self.name, answer, case, self.gradient)
                     for case in self.inputs(seed)]
 
+    def _expected(self, seed):
+        """The outcomes of the reference."""
+        return self.outcomes(self.right, seed)
+
     def _known(self, seed):
-        """The outcomes of the reference, and of each wrong answer."""
+        """The outcomes of the reference, and of each wrong answer: whoever is right needs none."""
         with warnings.catch_warnings():  # a wrong answer's warnings are none of the learner's
             warnings.simplefilter("ignore")
             wrongs = [(wrong, self.outcomes(wrong.answer, seed)) for wrong in self.wrongs]
-            return self.outcomes(self.right, seed), wrongs
+        return self.expected(seed), wrongs
 
     def judge(self, outcomes, seed):
         """Say what outcomes of some answer, on the cases of a seed, are worth. Returns: Verdict."""
@@ -114,7 +119,7 @@ class Exercise:
             return self._verdict(outcomes, seed)
 
     def _verdict(self, outcomes, seed):
-        right, wrongs = self.known(seed)
+        right = self.expected(seed)
         differing = [i for i, pair in enumerate(zip(outcomes, right, strict=True))
                      if not self._agree(*pair)]
         if not differing:
@@ -122,7 +127,7 @@ class Exercise:
         error = outcomes[differing[0]].error
         if error and error["message"] == inside.BLANK:
             return Verdict(False, "blank", f"This is still blank: {inside.BLANK}.")
-        if wrong := self._recognise(outcomes, right, wrongs):
+        if wrong := self._recognise(outcomes, *self.known(seed)):
             return Verdict(False, wrong.name, wrong.sentence)
         first = differing[0]
         case = self.inputs(seed)[first]

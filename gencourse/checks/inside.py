@@ -4,7 +4,6 @@ Everything here may be looked at, changed or broken by the code it runs. So it k
 and decides nothing: it hands out values, which are compared elsewhere.
 """
 
-import copy
 import linecache
 import traceback
 from typing import NamedTuple
@@ -36,9 +35,9 @@ def outcome(name, answer, case, gradient=()):
     driver = getattr(drivers, name, drivers.plain_call)
     with watch.known():
         watched = watch.Watched(answer)
-        torch.manual_seed(0)
+        _start_random_numbers()
         try:
-            returned = driver(watched, copy.deepcopy(case))
+            returned = driver(watched, values.plain(case))
             shown = values.plain(returned)
             devices = tuple(sorted({t.device.type for t in values.tensors(returned)}))
         except (Exception, SystemExit) as error:
@@ -52,6 +51,10 @@ def outcome(name, answer, case, gradient=()):
         return Outcome(shown, devices, tuple(watched.left), gradients)
 
 
+def _start_random_numbers():
+    torch.default_generator.manual_seed(0)  # torch.manual_seed takes long to tell all devices
+
+
 def is_blank(answer):
     """Whether this function or class is the stub that learners find."""
     return any(BLANK in code.co_consts for code in _codes(answer))
@@ -62,8 +65,8 @@ def _finite(value):
 
 
 def _gradients(driver, answer, case, names):
-    torch.manual_seed(0)
-    given = copy.deepcopy(case)
+    _start_random_numbers()
+    given = values.plain(case)
     for name in names:
         given[name].requires_grad_()
     found = driver(watch.Watched(answer), given)
