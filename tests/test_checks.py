@@ -3,7 +3,9 @@
     pytest tests/test_checks.py -n0 -s -k table     # exercise × wrong answer, with seconds
 """
 
+import contextlib
 import functools
+import inspect
 import json
 import linecache
 import random
@@ -108,6 +110,236 @@ def test_the_table_of_exercises_and_wrong_answers():
             print(f"{'':28}{wrong.name:40}{told.count(wrong.name):>5} of {len(SEEDS)}")
             confused += [(e.name, wrong.name, t) for t in told if t != wrong.name]
     assert not confused
+
+
+# --- what an answer leaves behind -----------------------------------------------------------------
+
+
+def after(right, meddle):
+    """An answer that is right, and at its end does something to what it was given."""
+    if isinstance(right, type):
+        class Meddling(right):
+            def add(self, batch):
+                super().add(batch)
+                meddle([batch])
+
+        return Meddling
+    if inspect.isgeneratorfunction(right):
+        @functools.wraps(right)
+        def answer(*given):
+            found = yield from right(*given)
+            meddle(given)
+            return found
+    elif inspect.isgeneratorfunction(inspect.unwrap(right)):
+        @contextlib.contextmanager
+        @functools.wraps(inspect.unwrap(right))
+        def answer(*given):
+            try:
+                with right(*given):
+                    yield
+            finally:
+                meddle(given)
+    else:
+        @functools.wraps(right)
+        def answer(*given):
+            found = right(*given)
+            meddle(given)
+            return found
+    return answer
+
+
+def of_kind(kind, given):
+    return [x for x in given if isinstance(x, kind)]
+
+
+def tensors_and_weights(given):
+    nets = of_kind(torch.nn.Module, given)
+    return [*of_kind(torch.Tensor, given), *(p for net in nets for p in net.parameters())]
+
+
+def change_mode(given):
+    for net in of_kind(torch.nn.Module, given):
+        net.train(not net.training)
+
+
+def change_a_layers_mode(given):
+    for net in of_kind(torch.nn.Module, given):
+        for layer in [*net.modules()][-1:]:
+            layer.train(not layer.training)
+
+
+def freeze_a_weight(given):
+    for net in of_kind(torch.nn.Module, given):
+        for weight in [p for p in net.parameters() if p.requires_grad][:1]:
+            weight.requires_grad_(False)
+
+
+def ask_for_a_gradient(given):
+    for x in [x for x in of_kind(torch.Tensor, given) if x.is_floating_point() and x.is_leaf]:
+        x.requires_grad_(not x.requires_grad)
+
+
+def leave_a_gradient(given):
+    for x in [x for x in tensors_and_weights(given) if x.is_floating_point() and x.is_leaf]:
+        x.grad = torch.full_like(x, 7)
+
+
+def replace_a_weight(given):
+    for net in of_kind(torch.nn.Module, given):
+        layer = next(m for m in net.modules() if m._parameters)
+        name, weight = next(iter(layer._parameters.items()))
+        setattr(layer, name, torch.nn.Parameter(weight.detach(), weight.requires_grad))
+
+
+def change_statistics(given):
+    for net in of_kind(torch.nn.Module, given):
+        for value in net.buffers():
+            value += 1
+
+
+def leave_a_hook(given):
+    for net in of_kind(torch.nn.Module, given):
+        net.register_forward_hook(lambda *_: None)
+
+
+def leave_an_attribute(given):
+    for net in of_kind(torch.nn.Module, given):
+        net.was_here = True
+
+
+def lengthen(given):
+    for x in of_kind(list, given):
+        x.append(x[0] if x else 0)
+
+
+def change_in_place(given):
+    with torch.no_grad():
+        for x in of_kind(torch.Tensor, given):
+            x.copy_(~x if x.dtype is torch.bool else x + 1)
+
+
+def change_rate(given):
+    for optimizer in of_kind(torch.optim.Optimizer, given):
+        optimizer.param_groups[0]["lr"] *= 2
+
+
+def forget_momentum(given):
+    for optimizer in of_kind(torch.optim.Optimizer, given):
+        optimizer.state.clear()
+
+
+OPEN = []  # what is left open, so that Python doesn't close it
+LEFT = {
+    # what an answer does, and a part of the sentence that is said
+    "another mode": (change_mode, "mode after your function; put it back."),
+    "a layer's mode": (change_a_layers_mode, "mode after your function; put it back."),
+    "a frozen weight": (freeze_a_weight, "weights no longer require a gradient"),
+    "a gradient wanted": (ask_for_a_gradient, "` now requires a gradient after your function"),
+    "a gradient": (leave_a_gradient, "leave every `.grad` as it"),
+    "a new weight": (replace_a_weight, "and an optimizer holds the old ones"),
+    "statistics": (change_statistics, "running_mean` "),
+    "a hook": (leave_a_hook, "remove yours."),
+    "an attribute": (leave_an_attribute, ".was_here` is True after your function; leave it"),
+    "a longer list": (lengthen, "entries after your function; leave it as it was."),
+    "values": (change_in_place, "` changed in place: work on a copy."),
+    "a learning rate": (change_rate, "'s `lr` is "),
+    "no momentum": (forget_momentum, "'s state is not right after your function"),
+    "no gradients": (lambda _: torch.set_grad_enabled(False),
+                     "Gradient computation (grad mode) is off after your function; put it back."),
+    "inference mode": (lambda _: OPEN.append(torch.inference_mode()) or OPEN[-1].__enter__(),
+                       "torch's inference mode is on; put it back."),
+    "default dtype": (lambda _: torch.set_default_dtype(torch.float64),
+                      "torch's default dtype is torch.float64; put it back."),
+    "default device": (lambda _: torch.set_default_device("meta"),
+                       "torch's default device is meta; put it back."),
+    "autocast": (lambda _: torch.autocast("cpu", torch.bfloat16).__enter__(),
+                 "torch's autocast is on; put it back."),
+    "deterministic": (lambda _: torch.use_deterministic_algorithms(True),
+                      "torch's deterministic algorithms is 2; put it back."),
+    "anomaly detection": (lambda _: torch.autograd.set_detect_anomaly(True),
+                          "torch's anomaly detection is on; put it back."),
+}  # fmt: skip
+MAY_BE_FREE = {"a gradient": "grad", "statistics": "running_mean", "values": "weights"}
+
+
+def in_one_case(exercise, answer, i, seed=0):
+    """The verdict on the outcomes of an answer in case i, and of the reference in all others."""
+    outcomes = [*known(exercise, seed)[0]]
+    case = exercise.inputs(seed)[i]
+    outcomes[i] = inside.outcome(exercise.name, answer, case, exercise.gradient)
+    return exercise.judge(outcomes, seed)
+
+
+def test_what_is_left_behind_is_named_and_put_back(exercise):
+    world = watch._world()
+    for name, (meddle, sentence) in LEFT.items():
+        for i in range(len(exercise.inputs(0))):
+            touched = []
+
+            def meddles(given, meddle=meddle, touched=touched):
+                before, world = watch.facts(given), watch._world()
+                meddle(given)
+                touched.append(watch.changes(before, watch.facts(given)))
+                touched.append(watch._world() != world)
+
+            told = in_one_case(exercise, after(exercise.right, meddles), i)
+            assert watch.same(watch._world(), world), name
+            if any(touched):
+                break
+        else:
+            assert told.passed, name  # no case has such an argument
+            continue
+        if MAY_BE_FREE.get(name) in exercise.free:
+            assert told.passed, (name, told)
+        else:
+            assert told.mistake in ("left behind", "in-place"), (name, told)
+            assert sentence in told.sentence, (name, told)
+        assert in_one_case(exercise, exercise.right, i).passed, name
+
+
+def test_what_a_cell_left_on_changes_no_verdict(exercise):
+    """Whatever is on when `check` is called: inputs, reference and answers are as ever."""
+    wanted = known(exercise, 0)[0]
+    with watch.known():
+        for name in ("default dtype", "autocast", "deterministic", "anomaly detection",
+                     "default device", "no gradients"):  # fmt: skip
+            LEFT[name][0](None)
+        left = watch._world()
+        found = exercise.outcomes(exercise.right, 0)
+        assert exercise.judge(found, 0).passed
+        assert watch.same([o.value for o in found], [o.value for o in wanted])
+        assert watch.same(watch._world(), left), "what the cell left on is still on"
+
+
+def cast(value, dtype):
+    """A value with its floating-point tensors in another precision."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(cast(v, dtype) for v in value)
+    return value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_right_answer_may_have_any_precision(exercise, dtype):
+    """Computed in float64 and returned as it is, or rounded to float32."""
+    seen = set()
+    verdict(exercise, after(exercise.right, lambda given: seen.update(map(type, given))))
+    if exercise.dtype or any(issubclass(t, torch.nn.Module) for t in seen):
+        pytest.skip("its dtype is asked for, or a net's")
+    if dtype is torch.float32 and not exercise.atol:
+        pytest.skip("1e-88 is 0 in float32")
+
+    def answer(*given):
+        return cast(exercise.right(*cast(given, torch.float64)), dtype)
+
+    def program(*given):
+        return cast((yield from exercise.right(*cast(given, torch.float64))), dtype)
+
+    generator = inspect.isgeneratorfunction(exercise.right)
+    for seed in SEEDS:
+        told = verdict(exercise, program if generator else answer, seed)
+        assert told.passed, told
 
 
 # --- what is said of any other fault --------------------------------------------------------------

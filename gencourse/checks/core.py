@@ -73,6 +73,7 @@ class Exercise:
         self.dtype, self.free = dtype, free if random else (*free, "random numbers")
         self.points = POINTS[level]
         self.wrongs = []
+        self.expected = functools.lru_cache(maxsize=4)(self._expected)
         self.known = functools.lru_cache(maxsize=4)(self._known)
 
     def cases(self, draw):
@@ -101,12 +102,16 @@ class Exercise:
             return [inside.outcome(self.name, answer, case, self.gradient)
                     for case in self.inputs(seed)]
 
+    def _expected(self, seed):
+        """The outcomes of the reference."""
+        return self.outcomes(self.right, seed)
+
     def _known(self, seed):
-        """The outcomes of the reference, and of each wrong answer."""
+        """The outcomes of the reference, and of each wrong answer: whoever is right needs none."""
         with warnings.catch_warnings():  # a wrong answer's warnings are none of the learner's
             warnings.simplefilter("ignore")
             wrongs = [(wrong, self.outcomes(wrong.answer, seed)) for wrong in self.wrongs]
-            return self.outcomes(self.right, seed), wrongs
+        return self.expected(seed), wrongs
 
     def judge(self, outcomes, seed):
         """Say what outcomes of some answer, on the cases of a seed, are worth. Returns: Verdict."""
@@ -114,7 +119,7 @@ class Exercise:
             return self._verdict(outcomes, seed)
 
     def _verdict(self, outcomes, seed):
-        right, wrongs = self.known(seed)
+        right = self.expected(seed)
         differing = [i for i, pair in enumerate(zip(outcomes, right, strict=True))
                      if not self._agree(*pair)]
         if not differing:
@@ -122,7 +127,7 @@ class Exercise:
         error = outcomes[differing[0]].error
         if error and error["message"] == inside.BLANK:
             return Verdict(False, "blank", f"This is still blank: {inside.BLANK}.")
-        if wrong := self._recognise(outcomes, right, wrongs):
+        if wrong := self._recognise(outcomes, *self.known(seed)):
             return Verdict(False, wrong.name, wrong.sentence)
         first = differing[0]
         case = self.inputs(seed)[first]
@@ -161,7 +166,8 @@ class Exercise:
         is not the reference's, or None.
         """
         nothing = {"names": (), "changed": {}}
-        for mine, theirs in itertools.zip_longest(one.left, good.left, fillvalue=nothing):
+        wanted = good.left[: len(one.left)] if one.error else good.left
+        for mine, theirs in itertools.zip_longest(one.left, wanted, fillvalue=nothing):
             now, wanted = mine["changed"], theirs["changed"]
             for key in {**now, **wanted}:
                 way, kind = key.rsplit(":", 1)
@@ -198,11 +204,11 @@ class Exercise:
     def _fault(self, one, good, case):
         """(kind, sentence, detail) of the first way in which an outcome is not the reference's."""
         shown = f"Input: {_show_case(case)}."
+        difference = self._difference(one.value, good.value)
+        if trace := self._trace(one, good):  # often the cause of the rest
+            return *_trace_sentence(*trace, right=difference is None), shown
         if one.error:
             return "exception", _error_sentence(one.error), shown
-        difference = self._difference(one.value, good.value)
-        if trace := self._trace(one, good):
-            return *_trace_sentence(*trace, right=difference is None), shown
         if one.value is None and good.value is not None:
             return "nothing", "It returns nothing (None): is a `return` missing?", shown
         if _elsewhere(one, good):
@@ -424,6 +430,9 @@ def _trace_sentence(key, names, now, wanted, right):
     its = f"`{name}`'s weights" if inner.startswith(".") else f"`{name}{inner}`"
     verb = "" if inner.startswith(".") else "s"
     where = f" (`{part}`)" if inner.startswith(".") else ""
+    if inner.startswith(".state["):
+        sentence = f"`{name}`'s state is not right after your function: only `step()` changes it."
+        return "left behind", sentence
     if kept:
         what = {"weights": "weights", "grad": "gradients"}.get(kind, part or kind)
         return "left behind", f"`{name}`'s {what} should have changed, and did not{where}."
@@ -446,7 +455,10 @@ def _trace_sentence(key, names, now, wanted, right):
         "yours.",
         "parts": f"`{name}`{where} has other parts after your function: {now}.",
     }
-    generic = f"`{name}{inner}` is {_show(now)} after your function; put it back."
+    its = f"`{name}{inner}`"
+    if setting := re.search(r"param_groups\[\d+\]\['(\w+)'\]$", inner):
+        its = f"`{name}`'s `{setting[1]}`"
+    generic = f"{its} is {_show(now)} after your function; leave it as it was."
     return "left behind", sentences.get(kind, generic)
 
 

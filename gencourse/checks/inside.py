@@ -4,7 +4,6 @@ Everything here may be looked at, changed or broken by the code it runs. So it k
 and decides nothing: it hands out values, which are compared elsewhere.
 """
 
-import copy
 import linecache
 import traceback
 from typing import NamedTuple
@@ -21,7 +20,7 @@ class Outcome(NamedTuple):
 
     value: object = None  # what it returned, as values.plain leaves it
     devices: tuple = ()  # of the returned tensors
-    left: tuple = ()  # what each call left changed, as watch.Watched records it
+    left: tuple = ()  # what each call left changed, up to an error, as watch.Watched records it
     gradients: object = None  # input → gradient or None; None if there is none, text if it failed
     error: object = None  # {"kind", "message", "line", "source"} of an exception, or None
 
@@ -36,13 +35,13 @@ def outcome(name, answer, case, gradient=()):
     driver = getattr(drivers, name, drivers.plain_call)
     with watch.known():
         watched = watch.Watched(answer)
-        torch.manual_seed(0)
+        _start_random_numbers()
         try:
-            returned = driver(watched, copy.deepcopy(case))
+            returned = driver(watched, values.plain(case))
             shown = values.plain(returned)
             devices = tuple(sorted({t.device.type for t in values.tensors(returned)}))
         except (Exception, SystemExit) as error:
-            return Outcome(error=_describe(error, answer))
+            return Outcome(left=tuple(watched.left), error=_describe(error, answer))
         gradients = None
         if gradient and _finite(shown):
             try:
@@ -50,6 +49,10 @@ def outcome(name, answer, case, gradient=()):
             except (Exception, SystemExit) as error:
                 gradients = _describe(error, answer)["message"]
         return Outcome(shown, devices, tuple(watched.left), gradients)
+
+
+def _start_random_numbers():
+    torch.default_generator.manual_seed(0)  # torch.manual_seed takes long to tell all devices
 
 
 def is_blank(answer):
@@ -62,8 +65,8 @@ def _finite(value):
 
 
 def _gradients(driver, answer, case, names):
-    torch.manual_seed(0)
-    given = copy.deepcopy(case)
+    _start_random_numbers()
+    given = values.plain(case)
     for name in names:
         given[name].requires_grad_()
     found = driver(watch.Watched(answer), given)

@@ -93,6 +93,16 @@ def facts(arguments):
     return found
 
 
+def changes(before, after):
+    """What is no longer as it was: key → plain value, None for what is gone."""
+    return {k: _plain(after.get(k)) for k in {**after, **before}
+            if not _unchanged(k, before.get(k), after.get(k))}  # fmt: skip
+
+
+def _unchanged(key, before, after):
+    return before is after or not key.endswith(":object") and same(before, after)
+
+
 def _walk(value, where, found, seen, depth=0):
     if isinstance(value, PLAIN):
         found[f"{where}:value"] = value
@@ -172,7 +182,8 @@ class Watched:
     """An answer to be called as it is; `left` grows by a record of each call that is over.
 
     A record has the names of the arguments and, by key, what is no longer as it was before. A
-    context manager's call is over when its block is, a generator's when it returns.
+    context manager's call is over when its block is, a generator's when it returns; one that fails
+    has no record.
     """
 
     def __init__(self, answer, left=None):
@@ -184,7 +195,7 @@ class Watched:
         try:
             found = answer(*given)
         except BaseException:
-            over()
+            over(failed=True)
             raise
         if any(hasattr(type(found), name) for name in ("__enter__", "send")):
             return _Open(found, over)
@@ -199,13 +210,13 @@ class Watched:
         guard.__enter__()
         torch.set_grad_enabled(world["grad mode"])  # the guard turns it on
 
-        def over():
+        def over(failed=False):
             after = facts(given) | _said(_world())
             guard.__exit__(None, None, None)
             _put_back(world)
-            changed = {k: _plain(after.get(k)) for k in {**after, **before}
-                       if not _unchanged(k, before.get(k), after.get(k))}  # fmt: skip
-            self.left.append({"names": _names(self.__wrapped__, len(given)), "changed": changed})
+            if not failed:
+                names = _names(self.__wrapped__, len(given))
+                self.left.append({"names": names, "changed": changes(before, after)})
 
         return over
 
@@ -228,8 +239,8 @@ class _Open:
     def send(self, value):
         try:
             return self.found.send(value)
-        except BaseException:  # StopIteration brings what it returns
-            self.over()
+        except BaseException as error:  # StopIteration brings what it returns
+            self.over(failed=not isinstance(error, StopIteration))
             raise
 
 
@@ -262,10 +273,6 @@ def _said(world):
     """The world as facts, with the state of torch's random numbers, which nobody puts back."""
     found = {f"world:{name}": value for name, value in world.items()}
     return found | {"world:random numbers": _hash(torch.get_rng_state().numpy())}
-
-
-def _unchanged(key, before, after):
-    return before is after or not key.endswith(":object") and same(before, after)
 
 
 def _hash(array):
