@@ -43,7 +43,7 @@ TABLE = Path(__file__).with_name("mutants.md")
 PACKAGE = "gencourse"
 PLUMBING = set(  # not entered: checks of arguments, chunks, other devices, more than is asked for
     "_tensors _check_probabilities _vectors _same_shape _ends _chunks _matrix _one _pair _slices "
-    "_nearest _one_extractor Score Moments PARALLEL CHUNK_BYTES".split()
+    "_nearest _one_extractor UserError Score Moments PARALLEL CHUNK_BYTES".split()
 )
 GENERAL = {"value", "not finite"}  # what is said where nothing better is known
 EQUIVALENT = "\n## Equivalent\n"  # the table's part that people write
@@ -83,9 +83,11 @@ def reached(module, name):
 
     def visit(module, name):
         found[module, name] = None
-        for node in ast.walk(definitions(module)[name]):
+        tree = definitions(module)[name]
+        own = mutations.set_in(tree) | {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}
+        for node in ast.walk(tree):
             match node:
-                case ast.Name(used):
+                case ast.Name(used) if used not in own or used == name:
                     there = home(module, used)
                 case ast.Attribute(ast.Name(of), used):
                     other = vars(module).get(of)

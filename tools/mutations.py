@@ -277,10 +277,14 @@ def written_out(trees):
     return [numbered(tree) for tree in trees]
 
 
+def set_in(tree):
+    """The names that a definition's body sets."""
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and is_stored(n)}
+
+
 def _options(function, calls):
     """Name → default of the arguments that none of the calls gives and the body doesn't set."""
-    given = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and is_stored(n)}
-    arguments = function.args
+    given, arguments = set_in(function), function.args
     for call in calls:
         given |= {k.arg for k in call.keywords} | {a.arg for a in arguments.args[: len(call.args)]}
     defaults = dict(zip(arguments.args[::-1], arguments.defaults[::-1], strict=False))
@@ -298,6 +302,11 @@ class WrittenOut(ast.NodeTransformer):
 
     def visit_Name(self, node):
         return copy.deepcopy(self.options.get(node.id, node))
+
+    def visit_Assign(self, node):
+        self.generic_visit(node)
+        same = [ast.unparse(t) for t in node.targets] == [ast.unparse(node.value)]
+        return ast.copy_location(ast.Pass(), node) if same else node
 
     def visit_BinOp(self, node):
         self.generic_visit(node)
