@@ -1,12 +1,18 @@
 """A class of simulated students for chapter 01's assignment, and what each of them deserves."""
 
+import contextlib
 import csv
 import inspect
 import json
+import os
+import tempfile
 import textwrap
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+import warm
 
 from gencourse import divergences
 from gencourse.checks import core
@@ -26,7 +32,8 @@ class Student(NamedTuple):
     id: str
     cells: list  # sources
     mistakes: dict  # exercise → its mistake's name; exercises that are right are left out
-    notes: str = ""  # a part of what must stand in the notes
+    notes: tuple = ()  # parts of what must stand in the notes
+    closed: bool = False  # played in bubblewrap; the others' code is ours, and their Python warm
 
     def notebook(self, ids=True):
         """The .ipynb as text; without ids it is as bare as Colab and editors leave it."""
@@ -104,7 +111,7 @@ def honest(right, blank):
     for name in NAMES[:2]:
         begun[answer(begun, name)] = right[answer(right, name)]
     return [
-        Student("right", right, {}),
+        Student("right", right, {}, closed=True),
         Student("right-in-other-ways", other, {}),
         Student("blank", blank, everything),
         Student("half-done", begun, half),
@@ -123,7 +130,7 @@ def mistaken(right):
         mistakes = {n: w.name for n, w in chosen.items()}
         if mistakes["kl"] == "nan_at_zero":
             mistakes.setdefault("js", "not finite")  # the solution's js calls kl
-        found.append(Student(f"mistake-{i}", cells, mistakes))
+        found.append(Student(f"mistake-{i}", cells, mistakes, closed=i == 0))
     generic = {
         "kl": ("shape", "def kl(p, q):\n    return (p * (p / q).log())[..., :1]"),
         "js": ("in-place", "def js(p, q):\n    H = lambda r: torch.special.entr(r).sum(-1)\n"
@@ -153,114 +160,187 @@ def mangled(right, blank):
     reordered = [c for c in needs_names if "import" not in c]
     reordered += [c for c in needs_names if "import" in c]
     experiment = "for step in range(3):\n    print(kl(torch.ones(1), torch.ones(1)))"
+    everything = [*lines, *plots, *copies, experiment, "def f(:", *answers, *lines]
     return [
-        Student("colab-lines", [*lines, *right], {}, "Cell 5 stopped with ModuleNotFoundError"),
+        Student("through-all-hands", everything, {}, ["SyntaxError"], closed=True),
+        Student("colab-lines", [*lines, *right], {}, ["Cell 5 stopped with ModuleNotFoundError"]),
         Student("copied-blanks", copies, {}),
         Student("answers-last", [*others, *answers], {}),
         Student("cells-reordered", reordered, {}),
         Student("extra-cells", [*plots, experiment, *right, *plots, experiment], {}),
         Student("twice", [*right, *right], {}),
-        Student("fails-after-the-answer", broken, {}, "ZeroDivisionError"),
-        Student("syntax-error", ["def f(:", *right, "if x\n  y"], {}, "SyntaxError"),
+        Student("fails-after-the-answer", broken, {}, ["ZeroDivisionError"]),
+        Student("syntax-error", ["def f(:", *right, "if x\n  y"], {}, ["SyntaxError"]),
         Student("first-draft-then-better", [source_of(EXERCISES[0].wrongs[0].answer, "kl"), *right],
                 {}),
     ]
 
 
-LOOP = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n" \
-       "        pass"
-
-
 def hostile(right):
     """Those who would rather change the grade than write the answers.
 
-    Their kl and js are right, so 2 points are what they computed, whatever else they do.
+    Their kl and js are right, so 2 points are what they computed, whatever else they do. Several
+    tricks share a notebook where none of them can hide what another one does: what changes Python
+    has a notebook of its own, what ends it is left out of the next attempt and has a note.
     """
     shame = {name: "value" for name in NAMES[2:]}
-    lie = "def {}(*_):\n    return torch.zeros(()).double()"
     honest_part = replaced(right, **{
         "kl_diagonal_gaussians": "def kl_diagonal_gaussians(a, b, c, d):\n    return a.sum(1)",
-        "kl_from_logits": lie.format("kl_from_logits"),
+        "kl_from_logits": "def kl_from_logits(*_):\n    return torch.zeros(()).double()",
         "wasserstein1": "def wasserstein1(x, y):\n    return x.sum() * 0 - 1",
     })
-    tricks = {
-        "patches-allclose": "import torch\nfor m in (torch, torch.Tensor, torch.testing):\n"
-        "    for n in ('allclose', 'isclose', 'equal', 'eq', 'assert_close'):\n"
-        "        if hasattr(m, n):\n            setattr(m, n, lambda *a, **k: True)",
-        "overrides-eq": "import torch\nclass Yes(torch.Tensor):\n"
-        "    __eq__ = __le__ = __lt__ = lambda s, o: True\n    def __bool__(s): return True\n"
-        "def kl_from_logits(p, q):\n    return torch.zeros(()).double().as_subclass(Yes)",
-        "always-equal-object": "class Same:\n    def __eq__(s, o): return True\n"
-        "    def __getattr__(s, n): return Same()\n    def __bool__(s): return True\n"
-        "def wasserstein1(x, y):\n    return Same()",
-        "hooks-the-input": "ip = get_ipython()\nip.input_transformers_cleanup.append("
-        "lambda lines: ['passed = True\\n'] if any('def kl_' in x for x in lines) else lines)\n"
-        "ip.events.register('post_run_cell', lambda *a: ip.user_ns.update(score=100))",
-        "patches-the-player": "import sys\nfor name, m in list(sys.modules.items()):\n"
-        "    if name.startswith('gencourse.checks'):\n"
-        "        for k in list(vars(m)):\n"
-        "            if k in ('is_blank', '_same', '_codes'):\n"
-        "                setattr(m, k, lambda *a, **k: True)",
-        "patches-the-outcome": "import gencourse.checks.inside as i\n"
-        "i.Outcome.__new__.__defaults__ = (None,) * 5\n"
-        "i.outcome = lambda *a, **k: i.Outcome(value=True, error=None)",
-        "answers-the-grader-itself": "import json, os, struct\n"
-        "text = json.dumps({'dict': [['number', {'int': '9'}], ['result', True]]}).encode()\n"
-        "for f in range(3, 64):\n    try:\n"
-        "        os.write(f, struct.pack('<QQ', len(text), 0) + text)\n    except OSError:\n"
-        "        pass",
-        "exits": "import sys\nsys.exit(0)",
-        "exits-hard": "import os\nos._exit(0)",
-        "kills-itself": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
-        "crashes": "import ctypes\nctypes.string_at(0)",
-        "forks": "import os, time\nif os.fork() == 0:\n    time.sleep(600)",
-        "forks-and-goes-on": "import os\nos.fork()\nos.fork()",
-        "fork-bomb": "import os\nwhile True:\n    os.fork()",
-        "floods": "import os, sys\nfor i in range(2000):\n    print('x' * 10_000)\n"
-        "    os.write(1, b'x' * 10_000)\n    os.write(2, b'x' * 10_000)",
-        "floods-the-reply": "import os\nfor f in range(3, 64):\n    try:\n"
-        "        while True:\n            os.write(f, b'\\xff' * 1_000_000)\n    except OSError:\n"
-        "        pass",
-        "pickles": "import os\nclass Bad:\n    def __reduce__(s):\n"
-        "        return os.system, ('touch /tmp/gencourse-was-here',)\n"
-        "def wasserstein1(x, y):\n    return Bad()",
-        "writes-to-disk": "for i in range(1_000):\n    open(f'/tmp/{i}', 'wb').write(bytes(10**7))",
-        "endless": LOOP,
-        "endless-call": "def wasserstein1(x, y):\n" + textwrap.indent(LOOP, "    "),
-        "memory-bomb": "x = []\nwhile True:\n    x.append(bytearray(10**8))",
-        "memory-bomb-in-children": "import os, time\nfor i in range(20):\n    if os.fork() == 0:\n"
-        "        x = bytearray(10**9)\n        for j in range(0, 10**9, 4096):\n"
-        "            x[j] = 1\n        time.sleep(600)\ntime.sleep(600)",
-        "huge-result": "def wasserstein1(x, y):\n    return torch.zeros(10**8)",
-        "looks-around": "import glob, sys\ntail = '/gencourse/checks/chapter_01.py'\n"
-        "for p in [*sys.path, '/root/**', '/home/**', '/work/**']:\n"
-        "    for f in glob.glob(p + tail, recursive=True):\n"
-        "        sys.path.insert(0, f.removesuffix(tail))\n"
-        "import gencourse.checks.chapter_01 as c\n"
-        "def wasserstein1(x, y): return c.wasserstein1.right(x, y)",
-        "calls-home": "import socket, urllib.request\n"
-        "socket.create_connection(('1.1.1.1', 53), timeout=5)",
-    }
-    other = {"always-equal-object": {"wasserstein1": "type"}, "pickles": {"wasserstein1": "type"},
-             "endless-call": {"wasserstein1": "did not return"},
-             "huge-result": {"wasserstein1": "did not return"},
-             "patches-the-outcome": {name: "type" for name in NAMES}}
-    notes = {"exits-hard": "it ended Python", "endless": "longer than", "crashes": "crashed",
-             "kills-itself": "killed", "answers-the-grader-itself": "no answer",
-             "floods-the-reply": "more than an answer may hold", "calls-home": "unreachable",
-             "looks-around": "ModuleNotFoundError"}
-    found = []
-    for name, trick in tricks.items():
-        # in the middle, where it may hide what follows; or at the end, where it has the last word
-        place = len(honest_part) if "def " in trick else answer(honest_part, "js")
-        cells = [*honest_part[:place], trick, *honest_part[place:]]
-        found.append(Student(name, cells, shame | other.get(name, {}), notes.get(name, "")))
-    return found
+    # In the middle, where it may hide what follows, and at the end, where it has the last word.
+    middle = answer(honest_part, "js")
+
+    def student(name, before=(), after=(), notes=(), left_out=(), **mistakes):
+        cells = [*honest_part[:middle], *before, *honest_part[middle:], *after]
+        notes = [*notes, *(f"Cell {cells.index(trick) + 1} was left out: " for trick in left_out)]
+        return Student(name, cells, shame | mistakes, notes, closed=True)
+
+    ending = [EXITS_HARD, KILLS_ITSELF, CRASHES, ANSWERS_THE_GRADER]
+    using = [FORK_BOMB, FLOODS_THE_REPLY, ENDLESS]
+    return [
+        student(
+            "goes-on", before=[CALLS_HOME, WRITES_TO_DISK, FLOODS, FORKS, FORKS_AND_GOES_ON],
+            after=[LOOKS_AROUND, PATCHES_ALLCLOSE, HOOKS_THE_INPUT],
+            notes=["unreachable", "ModuleNotFoundError", "No space left"],
+        ),
+        student(
+            "returns-strange-objects", after=[OVERRIDES_EQ, ALWAYS_EQUAL, PICKLES],
+            kl_diagonal_gaussians="type", wasserstein1="type",
+        ),
+        student("patches-the-player", before=[PATCHES_THE_PLAYER]),
+        student("patches-the-outcome", [PATCHES_THE_OUTCOME], **dict.fromkeys(NAMES, "type")),
+        student(
+            "ends-python", before=[EXITS, *ending], left_out=ending,
+            notes=["SystemExit", "it ended Python", "killed", "crashed", "no answer"],
+        ),
+        student(
+            "uses-up", before=[*using, MEMORY_BOMB], left_out=using,
+            notes=["more than an answer may hold", "longer than 10 s"],
+        ),
+        student(
+            "uses-up-elsewhere", before=[MEMORY_BOMB_IN_CHILDREN],
+            after=[ENDLESS_CALL, HUGE_RESULT], left_out=[MEMORY_BOMB_IN_CHILDREN],
+            kl_from_logits="did not return", wasserstein1="did not return",
+        ),
+    ]
+
+
+LOOP = """while True:
+    try:
+        while True:
+            pass
+    except BaseException:
+        pass
+"""
+PATCHES_ALLCLOSE = """import torch
+for m in (torch, torch.Tensor, torch.testing):
+    for n in ("allclose", "isclose", "equal", "eq", "assert_close"):
+        if hasattr(m, n):
+            setattr(m, n, lambda *a, **k: True)
+"""
+OVERRIDES_EQ = """import torch
+class Yes(torch.Tensor):
+    __eq__ = __le__ = __lt__ = lambda s, o: True
+    def __bool__(s): return True
+def kl_from_logits(p, q):
+    return torch.zeros(()).double().as_subclass(Yes)
+"""
+ALWAYS_EQUAL = """class Same:
+    def __eq__(s, o): return True
+    def __getattr__(s, n): return Same()
+    def __bool__(s): return True
+def wasserstein1(x, y):
+    return Same()
+"""
+PICKLES = """import os
+class Bad:
+    def __reduce__(s):
+        return os.system, ("touch /tmp/gencourse-was-here",)
+def kl_diagonal_gaussians(a, b, c, d):
+    return Bad()
+"""
+HOOKS_THE_INPUT = """ip = get_ipython()
+ip.input_transformers_cleanup.append(
+    lambda lines: ["passed = True\\n"] if any("def kl_" in x for x in lines) else lines)
+ip.events.register("post_run_cell", lambda *a: ip.user_ns.update(score=100))
+"""
+PATCHES_THE_PLAYER = """import sys
+for name, m in list(sys.modules.items()):
+    if name.startswith("gencourse.checks"):
+        for k in list(vars(m)):
+            if k in ("is_blank", "_same", "_codes"):
+                setattr(m, k, lambda *a, **k: True)
+"""
+PATCHES_THE_OUTCOME = """import gencourse.checks.inside as i
+i.Outcome.__new__.__defaults__ = (None,) * 5
+i.outcome = lambda *a, **k: i.Outcome(value=True, error=None)
+"""
+ANSWERS_THE_GRADER = """import json, os, struct
+text = json.dumps({"dict": [["number", {"int": "9"}], ["result", True]]}).encode()
+for f in range(3, 64):
+    try:
+        os.write(f, struct.pack("<QQ", len(text), 0) + text)
+    except OSError:
+        pass
+"""
+EXITS = "import sys\nsys.exit(0)"
+EXITS_HARD = "import os\nos._exit(0)"
+KILLS_ITSELF = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+CRASHES = "import ctypes\nctypes.string_at(0)"
+FORKS = "import os, time\nif os.fork() == 0:\n    time.sleep(600)"
+FORKS_AND_GOES_ON = "import os\nos.fork()\nos.fork()"
+FORK_BOMB = "import os\nwhile True:\n    os.fork()"
+FLOODS = """import os, sys
+for i in range(2000):
+    print("x" * 10_000)
+    os.write(1, b"x" * 10_000)
+    os.write(2, b"x" * 10_000)
+"""
+FLOODS_THE_REPLY = """import os
+for f in range(3, 64):
+    try:
+        while True:
+            os.write(f, b"\\xff" * 1_000_000)
+    except OSError:
+        pass
+"""
+WRITES_TO_DISK = "for i in range(1_000):\n    open(f'/tmp/{i}', 'wb').write(bytes(10**7))"
+ENDLESS = LOOP
+ENDLESS_CALL = "def kl_from_logits(p, q):\n" + textwrap.indent(LOOP, "    ")
+MEMORY_BOMB = "x = []\nwhile True:\n    x.append(bytearray(10**8))"
+MEMORY_BOMB_IN_CHILDREN = """import os, time
+for i in range(20):
+    if os.fork() == 0:
+        x = bytearray(10**9)
+        for j in range(0, 10**9, 4096):
+            x[j] = 1
+        time.sleep(600)
+time.sleep(600)
+"""
+HUGE_RESULT = "def wasserstein1(x, y):\n    return torch.zeros(10**8)"
+LOOKS_AROUND = """import glob, sys
+tail = "/gencourse/checks/chapter_01.py"
+for p in [*sys.path, "/root/**", "/home/**", "/work/**"]:
+    for f in glob.glob(p + tail, recursive=True):
+        sys.path.insert(0, f.removesuffix(tail))
+import gencourse.checks.chapter_01 as c
+def wasserstein1(x, y): return c.wasserstein1.right(x, y)
+"""
+CALLS_HOME = """import socket, urllib.request
+socket.create_connection(("1.1.1.1", 53), timeout=5)
+"""
+
+
+# --- handing in and grading -----------------------------------------------------------------------
 
 
 def hand_in(folder, students):
-    """Write the class into a folder the ways that students do: notebooks, folders, zip files."""
-    for i, student in enumerate(students):
+    """Write students' work into a folder the ways that they do: notebooks, folders, zip files."""
+    folder.mkdir(exist_ok=True)
+    for student in students:
+        i = NUMBERS[student.id]
         text = student.notebook(ids=i % 2 == 0)
         if i % 3 == 0:
             (folder / f"{student.id}.ipynb").write_text(text, encoding="utf-8")
@@ -283,3 +363,42 @@ def graded(folder, out, **options):
     """ID → Grade of everybody in a folder of submissions."""
     options = {"seed": 7, "limits": LIMITS} | options
     return {g.id: g for g in grade(folder, ASSIGNMENT, out, **options)}
+
+
+class WarmRoom(sandbox.Room):
+    """A room without walls in which Python has started already, for notebooks that are ours.
+
+    Its grades are kept as those of bubblewrap are: the same values come out of both.
+    """
+
+    def __init__(self, folder, limits, **_):
+        super().__init__(folder, limits, unsafe=True)
+        self.kind = "bubblewrap"
+
+    @contextlib.contextmanager
+    def filter(self):
+        yield [], []
+
+    def environment(self):
+        inside = {k: v for k, v in super().environment().items() if k[:6] != "PYTHON"}
+        python = {k: v for k, v in os.environ.items() if k[:6] == "PYTHON" or k.endswith("SERVER")}
+        return inside | python | {"PYTHONPATH": str(self.folder)}
+
+    def command(self, *_):
+        return [*warm.PYTHON, "-m", "gencourse.checks.play"]
+
+
+def class_graded(students, folder, out, **options):
+    """ID → Grade of students: the closed ones are played in bubblewrap, the others need none."""
+    hand_in(folder, students)
+    with tempfile.TemporaryDirectory() as ours, pytest.MonkeyPatch.context() as patch:
+        hand_in(Path(ours), [s for s in students if not s.closed])
+        patch.setattr(sandbox, "Room", WarmRoom)
+        graded(ours, out, **options)
+    known = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
+    grades = graded(folder, out, **options)
+    assert {p: p.stat().st_mtime_ns for p in known} == known, "these were played twice"
+    return grades
+
+
+NUMBERS = {student.id: i for i, student in enumerate(students())}

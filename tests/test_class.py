@@ -24,8 +24,7 @@ def the_class(tmp_path_factory):
     if os.path.exists(WAS_HERE):
         os.remove(WAS_HERE)
     folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("grades")
-    classroom.hand_in(folder, STUDENTS.values())
-    return folder, out, classroom.graded(folder, out)
+    return folder, out, classroom.class_graded(STUDENTS.values(), folder, out)
 
 
 # --- the class ------------------------------------------------------------------------------------
@@ -33,7 +32,7 @@ def the_class(tmp_path_factory):
 
 def test_the_class_is_large_and_everybody_has_a_grade(the_class):
     _, out, grades = the_class
-    assert len(STUDENTS) >= 40
+    assert len(STUDENTS) >= 24 and sum(s.closed for s in STUDENTS.values()) >= 10
     assert set(grades) == set(STUDENTS) == set(classroom.rows(out))
 
 
@@ -47,7 +46,8 @@ def test_everybody_gets_what_they_computed(the_class, student):
     points = {e.name: 0 if e.name in expected.mistakes else e.points for e in classroom.EXERCISES}
     assert {name: int(row[name]) for name in points} == points
     assert int(row[ASSIGNMENT]) == sum(points.values())
-    assert expected.notes in " ".join(one.notes)
+    notes = " ".join(one.notes)
+    assert all(part in notes for part in expected.notes), (expected.notes, notes)
     for verdict in one.verdicts.values():
         assert verdict.sentence.strip() and verdict.detail == "", verdict
 
@@ -94,9 +94,8 @@ def test_grading_again_runs_nothing_and_changes_nothing(the_class, monkeypatch):
 
 def test_another_folder_of_grades_gives_the_same_rows(the_class, tmp_path):
     """From nothing, in another order, side by side with other neighbours, with other inputs."""
-    some = ["right", "mistake-0", "other-faults", "forks-and-goes-on", "fork-bomb", "blank"]
-    (tmp_path / "in").mkdir()
-    classroom.hand_in(tmp_path / "in", [STUDENTS[name] for name in some])
-    classroom.graded(tmp_path / "in", tmp_path / "out", seed=None, workers=3)
+    some = ["right", "mistake-0", "other-faults", "goes-on", "blank"]
+    students = [STUDENTS[name] for name in some]
+    classroom.class_graded(students, tmp_path / "in", tmp_path / "out", seed=None, workers=3)
     before = classroom.rows(the_class[1])
     assert classroom.rows(tmp_path / "out") == {name: before[name] for name in some}
