@@ -268,7 +268,7 @@ def memory(pid):
     return peak
 
 
-def measure(name, root, pictures, threads, rounds):
+def measure(name, root, pictures, precisions, threads, rounds):
     """One work: the peer and ours in turns. Returns: rows for the table."""
     work = WORKS[name]
     batch = work.batch[ON_GPU]
@@ -276,7 +276,7 @@ def measure(name, root, pictures, threads, rounds):
     with tempfile.TemporaryDirectory() as temporary:
         folder = peers.workplace(Path(temporary), pictures=pictures)
         plan = {"peer": (theirs, (work, batch, root, folder))}
-        for precision in PRECISIONS:
+        for precision in precisions:
             plan[precision] = (ours, (work, batch, precision, root, folder))
         try:
             for side, (target, arguments) in plan.items():
@@ -294,7 +294,7 @@ def measure(name, root, pictures, threads, rounds):
                 side.kill()
     counts = {weights for weights, _ in ends.values()}
     assert len(counts) == 1, f"{name}: not the same networks, {counts} weights"
-    return [row(name, threads, batch, p, turns, ends) for p in PRECISIONS]
+    return [row(name, threads, batch, p, turns, ends) for p in precisions]
 
 
 def row(name, threads, batch, precision, turns, ends):
@@ -342,6 +342,7 @@ def main():
         pictures = Path(options.pictures or home / "cifar10-folder" / "train")
         if not pictures.is_dir():
             raise UserError(f"There is no folder {pictures}: name one of pictures by --pictures.")
+        precisions = [p for p in PRECISIONS if report.worthwhile(p)]
         rows, commits = [], {peer: peers.commit(root) for peer, root in roots.items()}
         for threads in options.threads:
             for name in options.only:
@@ -349,9 +350,10 @@ def main():
                 if root is None:
                     continue
                 began = time.perf_counter()
-                rows += measure(name, root, pictures, threads, options.rounds)
+                found = measure(name, root, pictures, precisions, threads, options.rounds)
+                rows += found
                 path = report.save("beside_peers", rows, commits=commits)  # so far
-                ratios = " ".join(f"{r['ratio']:.2f}× {r['precision']}" for r in rows[-2:])
+                ratios = " ".join(f"{r['ratio']:.2f}× {r['precision']}" for r in found)
                 seconds = time.perf_counter() - began
                 print(f"{name}, threads {threads}: {ratios} ({seconds:.0f} s)", flush=True)
         if not rows:

@@ -217,7 +217,11 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="a narrow net, to try the script")
     arguments = parser.parse_args()
     copy, matmul, rows = copy_rate(), {}, []
-    for size, channels, width, batch_size, precision, timed in cases(arguments.tiny):
+    todo = cases(arguments.tiny)
+    worth = {p: report.worthwhile(p) for p in {case[4] for case in todo}}
+    for size, channels, width, batch_size, precision, timed in todo:
+        if timed and not worth[precision]:
+            continue
         if precision not in matmul:
             matmul[precision] = matmul_rate(getattr(torch, precision), arguments.tiny)
         title = f"DCGAN {size}×{size}×{channels} width {width}, batch {batch_size}"

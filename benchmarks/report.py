@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from gencourse import runtime
+from gencourse import fast, runtime
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -41,6 +41,14 @@ def _processor():
     except OSError:
         return platform.processor() or platform.machine()
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+def worthwhile(precision):
+    """Whether to measure in a precision, by name; where it is emulated, no: it says so."""
+    sentence = fast.slow_here(getattr(torch, precision))
+    if sentence:
+        print(f"Nothing is measured in {precision}. {sentence}", flush=True)
+    return not sentence
 
 
 def wait():

@@ -197,6 +197,8 @@ def measure(title, make_model, images, steps, rounds, with_compile):
     names = [n for n in SWITCHES if n != "compiled" and (gan or n not in GAN_ONLY)]
     if runtime.device().type != "cuda":
         names.remove("graph")
+    if not report.worthwhile("bfloat16"):
+        names.remove("bf16")
     assert_same_losses(make_model, images, dict.fromkeys(names, True))
     blocks = {}
     for name, switches in variants(names, with_compile).items():

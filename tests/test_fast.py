@@ -101,6 +101,7 @@ def test_vae_and_classifier_in_few_bits(digits):
 def test_compile_is_asked_of_every_net(digits, monkeypatch):
     asked = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: asked.append(type(self).__name__))
+    monkeypatch.setattr(fast, "check_compile", lambda: None)  # there may be no compiler here
     gan(digits, steps=1, compile=True)
     assert asked == ["DCGANGenerator", "DCGANDiscriminator"]
 
