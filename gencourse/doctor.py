@@ -36,9 +36,9 @@ COIN, ANY_COIN = 2 * math.log(2), 2.0
 # Mean D(x) − D(G(z)) at the end: healthy 0.1 to 0.4; ill above 0.99. And the d_loss of a D that is
 # never wrong, if it is never negative: 0.01 is a D(x) of 0.995, or 0.93 with least squares.
 SATURATED, NEVER_WRONG = 0.97, 0.01
-# D(x) − D(G(z)) of a D that learns nothing, in every fifth of the run: chance. Healthy ones are 0.1
-# apart at least. And a gradient that is rounding; healthy ones are longer than 0.01.
-APART, NO_GRADIENT = 0.005, 1e-7
+# The most that D(x) − D(G(z)) is in any fifth of the run if D learns nothing: chance; healthy ones
+# have 0.1 at least. And a gradient that is rounding; healthy ones are longer than 0.01.
+AHEAD, NO_GRADIENT = 0.005, 1e-7
 # d_loss, over an undecided D's, that a healthy D hardly meets in a step (at most 2.4 times, in 300
 # to 6,000 steps), and how often it must come. Steps of few pictures are averaged to so many, since
 # the mean of two leaps by chance.
@@ -172,6 +172,10 @@ class Record(NamedTuple):
         values, n = self.history[name], len(self.history[name])
         return [statistics.median(values[i * n // 5 : (i + 1) * n // 5]) for i in range(5)]
 
+    def ends(self, *names):
+        """What those of the columns that there are are like at the end: dict of numbers."""
+        return {name: self.fifths(name)[-1] for name in names if name in self.history}
+
 
 def doctor(run_or_folder):
     """Look at a run and say what is wrong with it, if anything is, or that it can't be told.
@@ -185,8 +189,9 @@ def doctor(run_or_folder):
     record = _read(run_or_folder)
     kind = _kind(record)
     found = {"GAN": _gan, "VAE": _vae}[kind](record) if kind != "model" else []
-    if record.failure is not None:  # more training, or more rows, is not what it lacks
-        found = [_not_a_number(record), *(f for f in found if f[0] not in (SHORTAGE, UNSURE))]
+    found = _not_a_number(record) + found
+    # Where something is wrong, more training or more rows are not what is missing.
+    found = [f for f in found if f[0] not in (SHORTAGE, UNSURE)] or found
     findings = [Finding(*f, _lesson(f[0], kind)) for f in found or [_healthy(record, kind)]]
     return Report(_title(record, kind), findings, record.notes + _notes(record))
 
@@ -219,10 +224,10 @@ def _gan(record):
     h = record.history
     if not record.curves:
         return _too_short(record) or _collapsed(record) or _few_rows(record)
-    d, g = record.fifths("d_loss")[-1], record.fifths("g_loss")[-1]
-    if max(abs(d), abs(g)) > (BLOWN_UP if min(h["d_loss"] + h["g_loss"]) >= 0 else UNHELD):
+    ends = record.ends("d_loss", "g_loss")
+    if max(map(abs, ends.values())) > (BLOWN_UP if min(h["d_loss"] + h["g_loss"]) >= 0 else UNHELD):
         held = "" if min(h["d_loss"]) >= 0 else " A critic needs clipping or a gradient penalty."
-        return [_diverged({"d_loss": d, "g_loss": g}, record, held)]
+        return [_diverged(ends, record, held)]
     if found := _too_short(record):
         return found
     found = _learns_nothing(record) or _leaps(record) + _too_strong(record)
@@ -251,26 +256,17 @@ def _never_wrong(record):
     return min(record.history["d_loss"]) >= 0 and record.fifths("d_loss")[-1] < NEVER_WRONG
 
 
-def _answers(record):
-    """D's mean answers at the end, in words."""
-    real, fake = record.fifths("d_real")[-1], record.fifths("d_fake")[-1]
-    return f"{real:.3g} on real and {fake:.3g} on generated pictures"
-
-
 def _learns_nothing(record):
     chance = _is_chance(record.history)
     names = ("d_loss", "d_real", "d_fake", "d_grad", "g_grad")
     loss, real, fake, d, g = (record.fifths(name) for name in names)
-    numbers = {"d_loss": loss[-1], "d_grad": d[-1], "g_grad": g[-1]}
-    apart = [x - y for x, y in zip(real, fake, strict=True)] if chance else [math.nan]
-    apart = [value - COIN for value in loss] if chance is None else apart
-    if max(map(abs, apart)) < APART or (d[-1] < NO_GRADIENT and not _never_wrong(record)):
-        text = (
-            f"D learns nothing: its loss is {loss[-1]:.3g} at the end, the length of its gradient "
-            f"{d[-1]:.2g}, and its answers are {_answers(record)}. So G has no teacher."
-        )
+    ahead = [x - y for x, y in zip(real, fake, strict=True)] if chance else [math.nan]
+    ahead = [abs(value - COIN) for value in loss] if chance is None else ahead
+    numbers = record.ends(*names)
+    if max(ahead) < AHEAD or (d[-1] < NO_GRADIENT and not _never_wrong(record)):
+        text = f"At the end: {_shown(numbers)}. D learns nothing, so G has no teacher."
     elif max(g) < NO_GRADIENT or (g[-1] < NO_GRADIENT and not _never_wrong(record)):
-        text = f"G learns nothing: its gradient has the length {g[-1]:.2g} at the end."
+        text = f"At the end: {_shown(numbers)}. G learns nothing: its gradient is 0."
     else:
         return []
     advice = (
@@ -299,13 +295,13 @@ def _leaps(record):
 
 
 def _too_strong(record):
-    numbers = {k: record.fifths(k)[-1] for k in ("d_loss", "d_real", "d_fake", "g_grad")}
-    apart = numbers["d_real"] - numbers["d_fake"] if _is_chance(record.history) else math.nan
-    if not apart >= SATURATED and not _never_wrong(record):
+    numbers = record.ends("d_loss", "d_real", "d_fake", "g_grad")
+    ahead = numbers["d_real"] - numbers["d_fake"] if _is_chance(record.history) else 0
+    if ahead < SATURATED and not _never_wrong(record):
         return []
     text = (
-        f"At the end d_loss is {numbers['d_loss']:.2g}, and D's answers are {_answers(record)}: it "
-        "knows each at a glance, and no longer says which change would be an improvement."
+        f"At the end: {_shown(numbers)}. D knows real from generated pictures at a glance, and no "
+        "longer says which change would be an improvement."
     )
     advice = (
         "a smaller learning rate for D than for G (a quarter), or a narrower D, in a new folder; "
@@ -473,21 +469,22 @@ def _for_kl(record):
 
 
 def _not_a_number(record):
+    if record.failure is None:
+        return []
     name, value, step = (record.failure[key] for key in ("name", "value", "step"))
     text = f"{name} became {value} at step {step}, and nothing was learned from there on."
     if record.steps:
-        last = [f"{k} {v[-1]:.4g}" for k, v in record.history.items() if _is_value(k)]
-        text += f" In the last row before: {', '.join(last)}."
+        last = {k: v[-1] for k, v in record.history.items() if _is_value(k)}
+        text += f" In the last row before: {_shown(last)}."
     advice = (
         f"{_lower(record)} If it comes again at the same step, look for a division by zero or a "
         "log of zero in your own loss."
     )
-    return ("not a number", {"step": step}, text, advice)
+    return [("not a number", {"step": step}, text, advice)]
 
 
 def _diverged(numbers, record, more=""):
-    shown = ", ".join(f"{k} {v:,.4g}" for k, v in numbers.items())
-    text = f"At the end: {shown}. A loss of this size is no longer on its way to anywhere."
+    text = f"At the end: {_shown(numbers)}. No loss of this size is on its way to anywhere."
     return ("diverged", numbers, text, _lower(record) + more)
 
 
@@ -506,12 +503,16 @@ def _few_rows(record):
 
 def _healthy(record, kind):
     keys = ("d_loss", "d_real", "d_fake") if kind == "GAN" else ("loss", "kl", "active")
-    numbers = {k: record.fifths(k)[-1] for k in keys if k in record.history}
+    numbers = record.ends(*keys)
     if record.diversity:
         *_, numbers["diversity"] = record.diversity.values()
-    shown = ", ".join(f"{k} {v:,.3g}" for k, v in numbers.items())
+    shown = _shown(numbers)
     text = f"Nothing that the doctor knows is wrong ({shown}). Good pictures are another question."
     return ("healthy", numbers, text, "")
+
+
+def _shown(numbers):
+    return ", ".join(f"{name} {value:,.4g}" for name, value in numbers.items())
 
 
 def _lower(record):
