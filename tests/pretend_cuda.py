@@ -58,6 +58,7 @@ INDEX = {"index", "index_put", "index_put_", "_index_put_impl_"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount",
          "equal", "is_nonzero", "unique_consecutive"}  # fmt: skip
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}
+CONVOLUTIONS = {"convolution", "convolution_backward"}
 UNORDERED = {"convolution_backward", "scatter_add", "scatter_add_", "index_add", "index_add_",
              "embedding_dense_backward"}  # sums of many threads at once
 MIXED = "Expected all tensors to be on the same device, but found at least two devices"
@@ -329,17 +330,23 @@ def _wait(what):
 def _computation(func, name, args, kwargs, target):
     """The computation as a function: CUDA's random numbers, its rounding, float16 everywhere."""
 
+    def widely(low):
+        """Sums of 16-bit products are taken in 32, and rounded once."""
+        wide = func(*_cast(args, low, torch.float), **_cast(kwargs, low, torch.float))
+        return _shaken(name, _cast(wide, torch.float, low))
+
     def plain():
-        found = _rounded(name, args)
+        first = next((a.dtype for a in args if isinstance(a, torch.Tensor)), None)
+        if name in PRODUCTS | CONVOLUTIONS and first in (torch.half, torch.bfloat16):
+            return widely(first)
         try:
-            return _shaken(name, func(*found, **kwargs))
+            return _shaken(name, func(*_rounded(name, args), **kwargs))
         except RuntimeError as error:  # few kernels of CPUs know float16; CUDA's linalg neither
             if "not implemented for 'Half'" not in str(error) or func._schema.is_mutable or (
                 "linalg" in name
             ):
                 raise
-        wide = func(*_cast(args, torch.half, torch.float), **_cast(kwargs, torch.half, torch.float))
-        return _cast(wide, torch.float, torch.half)
+        return widely(torch.half)
 
     draws = torch.Tag.nondeterministic_seeded in func.tags
     if not target or not draws or any(isinstance(v, torch._C.Generator)
@@ -370,7 +377,7 @@ def _rounded(name, args):
 
     Which kernel computes a convolution depends on its shape: here small batches keep all digits.
     """
-    convolution = name in ("convolution", "convolution_backward")
+    convolution = name in CONVOLUTIONS
     allowed = torch.backends.cudnn if convolution else torch.backends.cuda.matmul
     if not (convolution or name in PRODUCTS) or state.card[1] < (8, 0) or not allowed.allow_tf32:
         return args
@@ -643,6 +650,8 @@ def _install_module(title, capability, total, processors):
 
     patches = {
         "is_available": saying(True), "is_initialized": saying(True), "_lazy_init": nothing,
+        # Where a parent has used autograd it is True, and torch.manual_seed leaves CUDA out.
+        "_is_in_bad_fork": lambda: os.getpid() != state.pid,
         "device_count": saying(1), "current_device": saying(0), "set_device": nothing,
         "get_device_name": saying(title), "get_device_capability": saying(capability),
         "get_device_properties": saying(properties), "device": no_context, "stream": no_context,

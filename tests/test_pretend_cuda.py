@@ -110,6 +110,7 @@ def test_generators_and_random_numbers_are_the_devices_own():
     torch.manual_seed(0)
     again = torch.randn(2, device="cuda"), torch.randn(2)  # in the other order
     assert torch.equal(b, again[0]) and torch.equal(a, again[1])
+    assert not torch.cuda._is_in_bad_fork()  # else no seed would reach CUDA
     kept = torch.cuda.get_rng_state("cuda")
     x = torch.rand(3, device="cuda")
     torch.cuda.set_rng_state(kept, "cuda")
