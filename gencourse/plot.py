@@ -1,7 +1,8 @@
 """Figures in one style: real is blue, generated is orange, in every chapter.
 
 Each drawing function takes an Axes (or makes one) and returns it; `show` puts the figure into the
-notebook as one small picture with alternative text.
+notebook as one small picture with alternative text. Images are enlarged by whole factors, until a
+person can judge them: a picture of 28 pixels is drawn with 56, and each of its pixels is 2 × 2.
 """
 
 import base64
@@ -10,12 +11,15 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.image import AxesImage
+from matplotlib.transforms import Bbox, IdentityTransform
 from PIL import Image
 
 REAL = "#0072B2"  # blue, Okabe–Ito: told apart by colour-blind readers too
 FAKE = "#E69F00"  # orange
 THIRD = "#009E73"  # green: the discriminator, or whatever is neither real nor generated
 FOURTH = "#CC79A7"  # pink
+SIDE = 56  # pixels that a drawn image has at least; but one pixel of it has no more than 8
 
 
 def style():
@@ -50,14 +54,21 @@ def _array(values):
 
 
 def png(figure, *, jpeg=False):
-    """The bytes of a figure as PNG (or JPEG, smaller where the figure is photographs).
+    """The bytes of a figure as PNG, or as JPEG, which is smaller for a photograph.
 
-    A PNG gets a palette, which makes it a third of the size: 128 colours are plenty for lines, and
-    256 where there are images in the figure. For lines the palette is the one of smallest largest
+    A figure that holds a `grid` grows until its images are large enough, and always is a PNG. A PNG
+    gets a palette, which makes it a third of the size: 128 colours are plenty for lines, and 256
+    where there are images in the figure. For lines the palette is the one of smallest largest
     error: the usual one, of smallest mean error, turns a thin pink line grey.
     """
     buffer = io.BytesIO()
-    if jpeg:
+    if sheets := _sheets(figure):
+        _grow(figure)
+        figure.draw_without_rendering()  # now it is laid out, and axes may shrink to their images
+        figure.set_layout_engine("none")
+        for sheet in sheets:
+            sheet.axes.set_axes_locator(sheet.place)
+    elif jpeg:
         figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 50})
         return buffer.getvalue()
     figure.savefig(buffer, format="png")
@@ -84,13 +95,78 @@ def show(target, alt, *, jpeg=False):
     if isinstance(target, np.ndarray):
         target = target.flat[0]
     figure = target if hasattr(target, "savefig") else target.figure
-    mime = "image/jpeg" if jpeg else "image/png"
-    bundle = {
-        mime: base64.b64encode(png(figure, jpeg=jpeg)).decode("ascii"),
-        "text/plain": alt,
-    }
+    content = png(figure, jpeg=jpeg)
+    mime = "image/png" if content.startswith(b"\x89PNG") else "image/jpeg"
+    bundle = {mime: base64.b64encode(content).decode("ascii"), "text/plain": alt}
     plt.close(figure)
     display(bundle, raw=True, metadata={mime: {"alt": alt}})
+
+
+class _Sheet(AxesImage):
+    """An image whose pixels all become squares of the same whole number of pixels."""
+
+    def __init__(self, ax, pixels, least):
+        """pixels: (H, W, 3) uint8. least: how many pixels each should become."""
+        height, width, _ = pixels.shape
+        super().__init__(ax, extent=(-0.5, width - 0.5, height - 0.5, -0.5), clip_on=False)
+        self.set_data(pixels)
+        self.shape, self.least = np.array([width, height]), least
+        ax.set(aspect="equal", xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        ax.add_image(self)
+
+    def room(self):
+        """The box that the layout gives to the axes, in pixels."""
+        figure = self.axes.figure
+        return self.axes.get_position(original=True).transformed(figure.transSubfigure)
+
+    def place(self, ax, renderer=None):
+        """The part of that box that is drawn on, as a share of the figure: an Axes' locator."""
+        room = self.room()
+        size = _whole(room, self.shape) * self.shape
+        if not size.all():  # smaller than its own pixels: nothing can be whole
+            return ax.get_position(original=True)
+        place = Bbox.from_bounds(0, 0, *size).anchored(ax.get_anchor(), room)
+        place = Bbox.from_bounds(*np.round(place.min), *size)
+        return place.transformed(ax.figure.transSubfigure.inverted())
+
+    def make_image(self, renderer, magnification=1.0, unsampled=False):
+        """What matplotlib draws: the enlarged pixels, and the place of their lower left corner."""
+        times = _whole(self.axes.bbox, self.shape)
+        if unsampled or magnification != 1 or not times:
+            return super().make_image(renderer, magnification, unsampled)
+        box = self.axes.bbox
+        left, bottom = np.round(box.min + (box.size - times * self.shape) / 2)
+        pixels = self.to_rgba(self._A, bytes=True)[::-1].repeat(times, 0).repeat(times, 1)
+        return pixels, left, bottom, IdentityTransform()
+
+
+def _whole(box, shape):
+    """The largest whole factor by which an image fits into a box."""
+    return int((box.size / shape).min() + 1e-6)
+
+
+def _sheets(figure):
+    return [image for ax in figure.axes for image in ax.images if isinstance(image, _Sheet)]
+
+
+def _grow(figure):
+    """Enlarge a figure until its images are large enough, and little of their axes stays empty."""
+    for _ in range(5 if _sheets(figure) else 0):
+        figure.draw_without_rendering()  # lays it out
+        factors, lacking = [], []
+        for sheet in _sheets(figure):
+            size = sheet.room().size
+            wanted = sheet.shape * max(sheet.least, round((size / sheet.shape).min()))
+            factors.append(wanted / size)
+            lacking.append(wanted - size)
+        if np.max(factors) <= 1 + 1e-6:
+            return
+        inches = figure.get_size_inches()
+        if len(figure.axes) == 1:  # what stands around it does not grow
+            inches = inches + np.maximum(lacking[0], 0) / figure.dpi
+        else:
+            inches = inches * np.maximum(np.max(factors, axis=0), 1)
+        figure.set_size_inches(inches)
 
 
 def grid(x, *, columns=8, ax=None, title=None):
@@ -106,17 +182,41 @@ def grid(x, *, columns=8, ax=None, title=None):
     n, c, h, w = x.shape
     columns = min(columns, n)
     rows = -(-n // columns)
-    sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, c))  # one white pixel between
+    sheet = np.ones((rows * (h + 1) - 1, columns * (w + 1) - 1, 3))  # one white pixel between
     for i, image in enumerate(x):
         top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
         sheet[top : top + h, left : left + w] = np.clip((image.transpose(1, 2, 0) + 1) / 2, 0, 1)
-    if ax is None:
-        width = min(6.0, 0.75 * columns)
-        _, ax = plt.subplots(figsize=(width, width * rows / columns + (0.3 if title else 0)))
-    ax.imshow(sheet.squeeze(), vmin=0, vmax=1)
+    own = ax is None
+    ax = ax if ax is not None else plt.subplots(figsize=(1, 1), layout="constrained")[1]
+    _Sheet(ax, (255 * sheet).round().astype(np.uint8), min(8, -(-SIDE // min(h, w))))
     ax.set_axis_off()
     if title:
         ax.set_title(title)
+    if own:
+        _grow(ax.figure)
+    return ax
+
+
+def rows(images, *, columns=12, ax=None):
+    """Draw one row of images per name, the name to its left.
+
+    images: dict from a name to images (N, C, H, W), in [-1, 1], of which the first `columns` are
+        drawn; all of one size.
+    Returns: the Axes.
+    """
+    parts = [_array(x[:columns]) for x in images.values()]
+    columns = max(map(len, parts))
+    missing = [((0, columns - len(part)), (0, 0), (0, 0), (0, 0)) for part in parts]
+    whole = [np.pad(x, m, constant_values=1) for x, m in zip(parts, missing, strict=True)]
+    own, ax = ax is None, grid(np.concatenate(whole), columns=columns, ax=ax)
+    height = whole[0].shape[2]
+    for row, name in enumerate(images):
+        ax.annotate(
+            name, (-0.5, row * (height + 1) + (height - 1) / 2), (-6, 0),
+            textcoords="offset points", ha="right", va="center", fontsize=9,
+        )  # fmt: skip
+    if own:
+        _grow(ax.figure)
     return ax
 
 

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import rules
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,7 +240,7 @@ def test_nothing_is_committed_that_should_not_be():
         shipped = path.parent == PACKAGE / "weights" and path.suffix == ".safetensors"
         assert path.name != "uv.lock" and (path.suffix not in unwanted or shipped), path
         assert "runs" not in path.relative_to(ROOT).parts[:-1], path
-        small = shipped or not path.exists() or path.stat().st_size <= 400_000
+        small = shipped or not path.exists() or path.stat().st_size < rules.BYTES
         assert small, f"{path} is too large"
     weights = [path.stat().st_size for path in (PACKAGE / "weights").glob("*.safetensors")]
     assert sum(weights) <= 5_000_000, "all shipped weights together"

@@ -206,7 +206,7 @@ def test_a_broken_rule_is_named(good, name):
 
 
 def test_a_large_notebook_is_named(good):
-    assert any("400 kB" in c for c in complaints(good, size=400_000))
+    assert any("under 1 MB" in c for c in complaints(good, size=rules.BYTES))
 
 
 def test_a_missing_notebook_is_named():

@@ -84,22 +84,11 @@ CHANNELS, SIZE, _ = images.shape
 print(images)
 
 # %%
-def show_rows(rows, alt, columns=12):
-    """One row of pictures per name, the name to its left."""
-    fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.42 * len(rows)), layout="none")
-    fig.subplots_adjust(left=0.27, right=0.99, bottom=0.02, top=0.98, hspace=0.06)
-    for ax, (name, x) in zip(axes, rows.items(), strict=True):
-        plot.grid(x[:columns], columns=columns, ax=ax)
-        ax.set_anchor("W")
-        ax.text(-0.02, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
-    plot.show(fig, alt=alt, jpeg=True)
-
-# %%
 untrained = nets.DCGANGenerator(SIZE, CHANNELS, Z_DIM, WIDTH).to(DEVICE)
 with torch.no_grad():
     x_fake = untrained(torch.randn(12, Z_DIM, device=DEVICE))
-show_rows(
-    {"real": images.batch(0, 12), "before training": x_fake},
+plot.show(
+    plot.rows({"real": images.batch(0, 12), "before training": x_fake}),
     alt="Above twelve real pictures, below twelve generated ones that are nothing but grey noise.",
 )
 
@@ -568,10 +557,9 @@ for name, change in TRIALS.items():
     pictures[name], scores[name] = x_fake[:12], distance(x_fake).item()
 
 # %%
-show_rows(
-    {f"{name}  {scores[name]:.2f}": x_fake for name, x_fake in pictures.items()},
+plot.show(
+    plot.rows({f"{name}  {scores[name]:.2f}": x for name, x in pictures.items()}, columns=10),
     alt="Eight rows of generated pictures, one per trial, each with its distance to real pictures.",
-    columns=10,
 )
 
 # %% [markdown]
@@ -698,8 +686,8 @@ sheets = {int(p.stem[5:]): read_sheet(p) for p in sorted(out.glob("samples/step-
 
 # %%
 moments = [list(sheets)[i] for i in (0, 1, 2, 4, -1)]  # later ones differ little
-show_rows(
-    {f"step {step:,}": sheets[step] for step in moments},
+plot.show(
+    plot.rows({f"step {step:,}": sheets[step] for step in moments}),
     alt="Twelve generated pictures in each row, the same noise at five moments of the training, "
     "rough at the top, clearer and more detailed at the bottom.",
 )
@@ -837,8 +825,9 @@ def logits(D, x):
 with torch.no_grad():
     x_fake = ema_generator(noise)
 order = logits(D, x_fake).argsort()
-show_rows(
-    {"least believed": x_fake[order], "random": x_fake, "most believed": x_fake[order.flip(0)]},
+rows = {"least believed": x_fake[order], "random": x_fake, "most believed": x_fake[order.flip(0)]}
+plot.show(
+    plot.rows(rows),
     alt="Three rows of twelve generated pictures: those D believes least, random ones, and those "
     "it believes most.",
 )
@@ -954,11 +943,10 @@ big_average, big_history = train.train_gan(
 # %%
 with torch.no_grad():
     x_fake = big_average(noise[:8])
-show_rows(
-    {"real": big_images.batch(0, 8), f"step {BIG_STEPS:,}": x_fake},
+plot.show(
+    plot.rows({"real": big_images.batch(0, 8), f"step {BIG_STEPS:,}": x_fake}, columns=8),
     alt="Eight coloured shapes on black above eight pictures of the generator after the number of "
     "steps that this profile allows.",
-    columns=8,
 )
 
 # %% [markdown]
@@ -987,6 +975,8 @@ assert len(big_history["step"]) == BIG_STEPS
 # **Predict:** we use very few pictures. What will D learn that it should not?
 
 # %%
+import logging
+
 FEW = runtime.budget(smoke=64, cpu=100, gpu=100)
 pictures_folder = runtime.run_folder("05_pictures")
 for split in ("train", "test"):  # a folder may have these two halves; only the first is trained on
@@ -994,6 +984,7 @@ for split in ("train", "test"):  # a folder may have these two halves; only the 
     for i, x in enumerate(data.load("shapes", split, size=48, count=FEW).x.cpu()):
         if not (path := pictures_folder / split / f"{i:03d}.png").exists():
             plt.imsave(path, x.permute(1, 2, 0).numpy())
+logging.basicConfig(stream=sys.stdout, format="%(message)s")  # `load` has something to say
 own = data.load(f"folder:{pictures_folder}", size=32)
 print(own)
 
@@ -1014,8 +1005,8 @@ for name, x in (("seen", own), ("unseen", unseen)):
 
 # %%
 nearest = torch.cdist(x_fake.flatten(1), own.images(range(FEW)).flatten(1)).argmin(1)
-show_rows(
-    {"generated": x_fake, "nearest in folder": own.images(nearest)},
+plot.show(
+    plot.rows({"generated": x_fake, "nearest in folder": own.images(nearest)}),
     alt="Twelve generated shapes above the pictures of the folder that are nearest to each.",
 )
 
@@ -1060,8 +1051,8 @@ with torch.no_grad():
     rows = {"weights, statistics": ema_generator(noise), "weights only": forgetful(noise)}
 for name, x in rows.items():
     print(f"{name:20} distance to real pictures {distance(x):.2f}")
-show_rows(
-    rows,
+plot.show(
+    plot.rows(rows),
     alt="Above, generated pictures of the averaged net. Below, the same weights with the "
     "statistics of the first second: dark and empty.",
 )
