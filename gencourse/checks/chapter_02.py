@@ -12,15 +12,29 @@ STEM = "02_minimax"
 
 
 def logit_pairs(rng):
-    """Logits of real and generated samples: unequal batches, a batch of one, both dtypes, ±200."""
-    drawn = []
-    for n, m, dtype in [(6, 6, torch.float64), (3, 8, torch.float64), (1, 2, torch.float32)]:
-        real, fake = 3 * normals(rng, n, dtype=dtype), 3 * normals(rng, m, dtype=dtype) - 1
-        drawn.append({"real_logits": real, "fake_logits": fake})
-    for dtype in (torch.float64, torch.float32):
-        real, fake = torch.tensor([-200.0, 200.0, 1.0]), torch.tensor([200.0, -200.0])
-        drawn.append({"real_logits": real.to(dtype), "fake_logits": fake.to(dtype)})
+    """Logits of real and generated samples: unequal batches, a batch of one, nearly 0, far out.
+
+    One of many logits is ±1000: enough to see that log D is cut off, and too little to see by which
+    ε. So all of these are recognised as one mistake.
+    """
+    drawn = [{"real_logits": 1.5 * normals(rng, n), "fake_logits": 1.5 * normals(rng, m) - 1}
+             for n, m in [(6, 6), (3, 8), (1, 2), (300, 1)]]
+    drawn.append({"real_logits": normals(rng, 2) / 100, "fake_logits": normals(rng, 3) / 100})
+    sure = torch.tensor([200.0, 4.0]), torch.tensor([-200.0, -5.0, -6.0])
+    drawn.append(dict(zip(("real_logits", "fake_logits"), sure, strict=True)))
+    for dtype in (torch.float32, torch.float64):
+        fooled = normals(rng, 40_000, dtype=dtype) / 10 - 5
+        right = torch.tensor([1000.0, 900.0], dtype=dtype)
+        fooled[0] = -1000
+        drawn += [{"real_logits": fooled, "fake_logits": -right},
+                  {"real_logits": right.clone(), "fake_logits": -fooled}]  # fmt: skip
     return drawn
+
+
+def with_epsilon(real_logits, fake_logits, epsilon=1e-9):
+    """−V with log(D + ε)."""
+    real, fake = real_logits.sigmoid(), fake_logits.sigmoid()
+    return -(real + epsilon).log().mean() - (1 - fake + epsilon).log().mean()
 
 
 def from_probabilities(real_logits, fake_logits):
@@ -36,24 +50,30 @@ optimal_discriminator = Exercise(
     "optimal_discriminator",
     level="warm-up",
     minutes=10,
-    tests="grids of densities, far tails (1e-60 and less), and places where p, q or both are 0.",
+    tests="grids of densities, far tails (1e-40 in float32, 1e-300 in float64), large densities, "
+    "and places where p, q or both are 0.",
     hint="p/(p + q), and ½ where p + q is exactly 0.",
 )
 
 
 @optimal_discriminator.cases
 def densities(rng):
+    """In the tails every ε has the same effect, and is recognised."""
     drawn = [{"p": normals(rng, *s).exp(), "q": normals(rng, *s).exp()} for s in [(5,), (3, 4)]]
-    tails = {k: (normals(rng, 4, dtype=torch.float64) - 150).exp() for k in ("p", "q")}
-    p = torch.tensor([0.5, 0.0, 0.0, 0.2])
-    q = torch.tensor([0.0, 0.3, 0.0, 0.2])
-    return [*drawn, tails, {"p": p, "q": q}]
+    zeros = torch.tensor([0.5, 0.0, 0.0, 0.2]), torch.tensor([0.0, 0.3, 0.0, 0.2])
+    drawn.append(dict(zip("pq", zeros, strict=True)))
+    for least, most, dtype in [(1e-40, 1e37, torch.float32), (1e-300, 1e307, torch.float64)]:
+        tail, peak = ({k: size * (normals(rng, 4, dtype=dtype) / 2).exp() for k in "pq"}
+                      for size in (least, most))  # fmt: skip
+        far = [[least, 0.0, 0.0], [0.0, least, 0.0]]
+        drawn += [tail, peak, {k: torch.tensor(x, dtype=dtype)
+                               for k, x in zip("pq", far, strict=True)}]  # fmt: skip
+    return drawn
 
 
 @optimal_discriminator.reference
 def best_answer(p, q):
-    total = p + q
-    return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0.5)
+    return torch.where(p + q > 0, p / (p + q), 0.5)
 
 
 @optimal_discriminator.wrong("Yours is q/(p + q): D is the probability that x is *real*.")
@@ -83,6 +103,23 @@ def zero_where_nobody_is(p, q):
     return p / torch.where(p + q > 0, p + q, 1)
 
 
+@optimal_discriminator.wrong("Yours is a decision, 0 or 1; D says how sure it is.")
+def decision(p, q):
+    return torch.where(p == q, 0.5, (p > q).to(p.dtype))
+
+
+@optimal_discriminator.wrong(
+    "Densities are no logits: a sigmoid of p − q is not D (one of log p − log q would be)."
+)
+def sigmoid_of_the_difference(p, q):
+    return torch.where(p + q > 0, (p - q).sigmoid(), 0.5)
+
+
+@optimal_discriminator.wrong("You divide by a sum over all points: D looks at each by itself.")
+def divided_by_the_sum(p, q):
+    return p / (p + q).sum()
+
+
 @optimal_discriminator.wrong(
     "A small number below the fraction bar makes D fall to 0 in the tails, where p and q are "
     "smaller still. Only p + q = 0 needs care."
@@ -92,11 +129,43 @@ def tails_to_zero(p, q):
 
 
 @optimal_discriminator.wrong(
-    "A small number added above and below makes D ½ in the tails, where p and q are smaller still "
-    "and D is most sure. Only p + q = 0 needs care."
+    "Whatever is below your smallest sum counts as that sum, and D falls to 0 in the tails. Only "
+    "p + q = 0 needs care."
+)
+def sum_clamped(p, q):
+    return torch.where(p + q > 0, p / (p + q).clamp(min=1e-12), 0.5)
+
+
+@optimal_discriminator.wrong(
+    "A small number, added above and below or taken as a limit, makes D ½ in the tails, where p "
+    "and q are smaller still and D is most sure. Only p + q = 0 needs care."
 )
 def tails_to_one_half(p, q):
     return (p + 1e-12) / (p + q + 2e-12)
+
+
+@optimal_discriminator.wrong(
+    "In float64 densities go down to 1e-308: where they are smaller than your ε, D falls to 0; and "
+    "in float32 that ε is 0. Only p + q = 0 needs care, and that without an ε."
+)
+def far_tails_to_zero(p, q):
+    return p / (p + q + 1e-80)
+
+
+@optimal_discriminator.wrong(
+    "In float64 densities go down to 1e-308: they count as your smallest sum, and D falls to 0. "
+    "Only p + q = 0 needs care."
+)
+def far_sum_clamped(p, q):
+    return torch.where(p + q > 0, p / (p + q).clamp(min=1e-80), 0.5)
+
+
+@optimal_discriminator.wrong(
+    "In float64 densities go down to 1e-308: where they are smaller than your ε or limit, D is ½; "
+    "and in float32 that number is 0. Only p + q = 0 needs care, and that without an ε."
+)
+def far_tails_to_one_half(p, q):
+    return torch.where(p + q > 1e-80, p / (p + q), 0.5)
 
 
 # --- 2.2 ------------------------------------------------------------------------------------------
@@ -105,7 +174,7 @@ js_bound = Exercise(
     "js_bound",
     level="core",
     minutes=15,
-    tests="batches of different sizes, a batch of one, logits of ±200; gradients in both.",
+    tests="batches of different sizes, a batch of one, logits of ±1000; gradients in both.",
     hint="½(V + log 4), with V from logits by `F.logsigmoid`; each mean over its own batch.",
     gradient=("real_logits", "fake_logits"),
 )
@@ -142,7 +211,7 @@ def log_d_twice(real_logits, fake_logits):
 
 
 @js_bound.wrong(
-    "Logits of ±200 give an infinite value: D is rounded to 0 or 1 before the logarithm. Go from "
+    "Far-out logits give an infinite value: D is rounded to 0 or 1 before the logarithm. Go from "
     "logits to log D in one step."
 )
 def log_of_sigmoid(real_logits, fake_logits):
@@ -151,11 +220,53 @@ def log_of_sigmoid(real_logits, fake_logits):
 
 
 @js_bound.wrong(
-    "Logits of ±200 count as 100: `F.binary_cross_entropy` cuts the logarithms of probabilities "
-    "off at −100. Use logits all the way."
+    "Far-out logits count as 100 or so: `F.binary_cross_entropy` cuts the logarithms of "
+    "probabilities off at −100, and a clamp does the like. Use logits all the way."
 )
 def cut_off(real_logits, fake_logits):
     return (math.log(4) - from_probabilities(real_logits, fake_logits)) / 2
+
+
+@js_bound.wrong(
+    "Far-out logits count as 20 or so: a small ε inside the logarithm, or a clamp, stops it there. "
+    "Go from logits to log D in one step, which needs neither."
+)
+def stopped(real_logits, fake_logits):
+    return (math.log(4) - with_epsilon(real_logits, fake_logits)) / 2
+
+
+@js_bound.wrong(
+    "The sigmoid is taken twice: `…_with_logits`, `logsigmoid` and `softplus` have it in them."
+)
+def sigmoid_twice(real_logits, fake_logits):
+    return from_value(real_logits.sigmoid(), fake_logits.sigmoid())
+
+
+@js_bound.wrong("Only the first term of V is there: the judge is paid for generated samples, too.")
+def real_only(real_logits, fake_logits):
+    return (F.logsigmoid(real_logits).mean() + math.log(4)) / 2
+
+
+@js_bound.wrong("You add up the batches; an expectation is a mean over the batch.")
+def added_up(real_logits, fake_logits):
+    return (F.logsigmoid(real_logits).sum() + F.logsigmoid(-fake_logits).sum() + math.log(4)) / 2
+
+
+@js_bound.wrong("A judge that says ½ to everything proves nothing, a bound of 0. V is then −log 4, "
+                "and yours adds only log 2 to it.")  # fmt: skip
+def log_2_added(real_logits, fake_logits):
+    return from_value(real_logits, fake_logits) - math.log(2) / 2
+
+
+@js_bound.wrong("A judge that says ½ to everything proves nothing, a bound of 0: log 4 is halved, "
+                "too.")  # fmt: skip
+def log_4_not_halved(real_logits, fake_logits):
+    return from_value(real_logits, fake_logits) + math.log(2)
+
+
+@js_bound.wrong("The two batches are exchanged: the first one is the real one.")
+def batches_exchanged(real_logits, fake_logits):
+    return from_value(fake_logits, real_logits)
 
 
 @js_bound.wrong(
@@ -181,7 +292,7 @@ generator_gradient = Exercise(
     "generator_gradient",
     level="warm-up",
     minutes=10,
-    tests="both losses, a batch of one, both dtypes, and logits of ±200 to the last digit.",
+    tests="both losses, a batch of one, both dtypes, and logits of ±700 to the last digit.",
     hint="softplus′ = σ; mind the inner derivative, and that the loss is a mean over B samples.",
     atol=0.0,
 )
@@ -189,9 +300,10 @@ generator_gradient = Exercise(
 
 @generator_gradient.cases
 def judged(rng):
-    extreme = torch.tensor([-200.0, -40.0, 0.0, 40.0, 200.0], dtype=torch.float64)
-    single = torch.tensor([-20.0, 20.0, 2.0])  # float32
-    drawn = [3 * normals(rng, 5), 3 * normals(rng, 1) + 4, extreme, single]
+    extreme = torch.tensor([-700.0, -200.0, -40.0, 0.0, 40.0, 200.0, 700.0], dtype=torch.float64)
+    single = torch.tensor([-80.0, -20.0, 20.0, 80.0, 2.0])
+    beyond = torch.tensor([-1000.0, 1000.0])  # exactly 0 and 1, in either dtype
+    drawn = [3 * normals(rng, 5), 3 * normals(rng, 1) + 4, extreme, single, beyond, beyond.double()]
     return [{"logits": x.clone(), "saturating": s} for x in drawn for s in (True, False)]
 
 
@@ -235,6 +347,24 @@ def digits_lost(logits, saturating):
     return -(d if saturating else 1 - d) / len(logits)
 
 
+@generator_gradient.wrong("Yours is D′ = D(1 − D); asked for is the derivative of the loss.")
+def of_the_sigmoid(logits, saturating):
+    return torch.sigmoid(logits) * torch.sigmoid(-logits) / len(logits)
+
+
+@generator_gradient.wrong(
+    "Nearly: the inner derivative of −l is −1, so that the second loss pushes up as well."
+)
+def inner_forgotten(logits, saturating):
+    return by_hand(logits, saturating) * (1 if saturating else -1)
+
+
+@generator_gradient.wrong("Far-out logits give nan: `exp` overflows. `torch.sigmoid` does not.")
+def overflown(logits, saturating):
+    e = (logits if saturating else -logits).exp()
+    return -e / (1 + e) / len(logits)
+
+
 @generator_gradient.wrong("You return the losses of the samples, not their derivatives.")
 def the_losses(logits, saturating):
     return (-F.softplus(logits) if saturating else F.softplus(-logits)) / len(logits)
@@ -246,7 +376,7 @@ judge_loss = Exercise(
     "judge_loss",
     level="core",
     minutes=15,
-    tests="−V for batches of different sizes, a batch of one, logits of ±200; both gradients.",
+    tests="−V for batches of different sizes, a batch of one, logits of ±1000; both gradients.",
     hint="−V = −E[log D(x)] − E[log(1 − D(G(z)))], with 1 − σ(l) = σ(−l).",
     gradient=("real_logits", "fake_logits"),
 )
@@ -275,7 +405,7 @@ def labels_swapped(real_logits, fake_logits):
 
 
 @judge_loss.wrong(
-    "The terms are right now, but logits of ±200 give an infinite loss: D is rounded to 0 or 1 "
+    "The terms are right now, but far-out logits give an infinite loss: D is rounded to 0 or 1 "
     "before the logarithm."
 )
 def rounded_before_log(real_logits, fake_logits):
@@ -284,11 +414,48 @@ def rounded_before_log(real_logits, fake_logits):
 
 
 @judge_loss.wrong(
-    "Logits of ±200 count as 100: `F.binary_cross_entropy` cuts the logarithms of probabilities "
-    "off at −100. Use logits all the way."
+    "Far-out logits count as 100 or so: `F.binary_cross_entropy` cuts the logarithms of "
+    "probabilities off at −100, and a clamp does the like. Use logits all the way."
 )
 def probabilities_cut_off(real_logits, fake_logits):
     return from_probabilities(real_logits, fake_logits)
+
+
+@judge_loss.wrong(
+    "Far-out logits count as 20 or so: a small ε inside the logarithm, or a clamp, stops it there. "
+    "Go from logits to log D in one step, which needs neither."
+)
+def logarithm_stopped(real_logits, fake_logits):
+    return with_epsilon(real_logits, fake_logits)
+
+
+@judge_loss.wrong(
+    "The sigmoid is taken twice: `…_with_logits`, `logsigmoid` and `softplus` have it in them."
+)
+def two_sigmoids(real_logits, fake_logits):
+    return losses.discriminator_loss(real_logits.sigmoid(), fake_logits.sigmoid())
+
+
+@judge_loss.wrong("You add up the batches; an expectation is a mean over the batch.")
+def sum_of_batches(real_logits, fake_logits):
+    return F.softplus(-real_logits).sum() + F.softplus(fake_logits).sum()
+
+
+@judge_loss.wrong("Only the real samples are there: the judge is paid for generated ones, too.")
+def only_real(real_logits, fake_logits):
+    return F.softplus(-real_logits).mean()
+
+
+@judge_loss.wrong("Only the generated samples are there: the judge is paid for real ones, too.")
+def only_generated(real_logits, fake_logits):
+    return F.softplus(fake_logits).mean()
+
+
+@judge_loss.wrong(
+    "This is a critic's loss, a difference of means; here log D and log(1 − D) are asked for."
+)
+def of_a_critic(real_logits, fake_logits):
+    return fake_logits.mean() - real_logits.mean()
 
 
 @judge_loss.wrong("Yours is half of −V: the two expectations add up, they are not averaged.")
@@ -310,7 +477,7 @@ extragradient_step = Exercise(
     "extragradient_step",
     level="stretch",
     minutes=25,
-    tests="the game xy, square and oblong matrices, zeros, small and large rates.",
+    tests="the game xy, square and oblong matrices up to 40 × 60, zeros, small and large rates.",
     hint="Look ahead with both players at once; then move from the *old* point with the forces "
     "found there. The force on x is A·y, on y it is Aᵀ·x.",
 )
@@ -319,7 +486,8 @@ extragradient_step = Exercise(
 @extragradient_step.cases
 def games(rng):
     drawn = []
-    for (n, m), eta in [((3, 2), 0.3), ((2, 2), 0.5), ((1, 4), 0.05), ((1, 1), 0.9)]:
+    sizes = [((3, 2), 0.3), ((2, 2), 0.5), ((1, 4), 0.05), ((1, 1), 0.9), ((40, 60), 0.02)]
+    for (n, m), eta in [*sizes, ((3, 3), 2.0)]:
         x, y, a = normals(rng, n), normals(rng, m), normals(rng, n, m)
         drawn.append({"x": x, "y": y, "A": a, "eta": eta})
     one = torch.ones(1)
@@ -392,3 +560,11 @@ def half_a_step_ahead(x, y, A, eta):
 def not_transposed(x, y, A, eta):
     ahead_x, ahead_y = x - eta * A @ y, y + eta * A @ x
     return x - eta * A @ ahead_y, y + eta * A @ ahead_x
+
+
+@extragradient_step.wrong(
+    "The real step is only half as long as it should be: it has the full η, too."
+)
+def real_step_halved(x, y, A, eta):
+    new_x, new_y = looking_ahead(x, y, A, eta)
+    return (x + new_x) / 2, (y + new_y) / 2

@@ -134,8 +134,8 @@ class Exercise:
         mistake, sentence, detail = self._fault(outcomes[first], right[first], case)
         return Verdict(False, mistake, sentence, detail)
 
-    def _agree(self, one, other, traces=True):
-        """Whether two outcomes are the same but for rounding, and for traces if they don't count.
+    def _agree(self, one, other, traces=True, gradients=True):
+        """Whether two outcomes are the same but for rounding, and for what doesn't count of them.
 
         Traces are what an answer leaves behind.
         """
@@ -145,7 +145,7 @@ class Exercise:
             self._difference(one.value, other.value) is None
             and not _elsewhere(one, other)
             and not (traces and self._trace(one, other))
-            and self._gradients_agree(one.gradients, other.gradients)
+            and (not gradients or self._gradients_agree(one.gradients, other.gradients))
         )
 
     def _difference(self, one, good):
@@ -183,15 +183,15 @@ class Exercise:
 
         They must agree in a case where it differs from the reference; elsewhere they must agree
         too, unless they fail or are not finite there: who has one mistake often has another. For
-        the same reason they may leave something else behind.
+        the same reason they may leave something else behind, and then have other gradients.
         """
-        for traces in (True, False):
+        for counts in [(True, True), (False, True), (False, False)]:
             best, most = None, 0
             for wrong, its in wrongs:
                 shared = 0
                 for one, good, bad in zip(outcomes, right, its, strict=True):
-                    if self._agree(one, bad, traces):
-                        shared += not self._agree(good, bad, traces)
+                    if self._agree(one, bad, *counts):
+                        shared += not self._agree(good, bad, *counts)
                     elif not (one.error or _not_finite(one.value)):
                         break
                 else:

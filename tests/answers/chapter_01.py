@@ -92,7 +92,8 @@ KL_WRONG = {
         lambda p, q: safe(p, q).nan_to_num(posinf=0).sum(-1), HIDDEN),
     "never negative": (lambda p, q: safe(p, q).clamp(min=0).sum(-1), "not"),
     "no gradient": (lambda p, q: kl(p, q.detach()), "no gradient flows"),
-    "changed in place": (lambda p, q: kl(p, q.mul_(1)) + 0 * q.add_(1e-3).sum(), "not"),
+    "changed in place": (lambda p, q: kl(p, q.mul_(1)) + 0 * q.add_(1e-3).sum(),
+                         "changed in place"),
     "bits, and nan at zeros": (lambda p, q: (p * (p / q).log2()).sum(-1), "bits"),
     "swapped F.kl_div": (
         lambda p, q: F.kl_div(p.log(), q, reduction="none").sum(-1), "swapped"),
@@ -215,8 +216,6 @@ def by_logsumexp(p_logits, q_logits):
 
 STOPPED = "stops the logarithm"
 LOGITS_RIGHT = {
-    "torch.distributions": lambda p, q: kl_divergence(
-        Categorical(logits=p), Categorical(logits=q)).mean(),
     "probabilities as the target": lambda p, q: F.kl_div(
         q.log_softmax(1), p.softmax(1), reduction="batchmean"),
     "torch.nn": lambda p, q: torch.nn.KLDivLoss(reduction="batchmean", log_target=True)(
@@ -231,6 +230,9 @@ LOGITS_RIGHT = {
 LOGITS_WRONG = {
     **{f"ε = {e:g}": (with_epsilon(e), STOPPED) for e in (1e-8, 1e-9, 1e-12, 1e-20)},
     **{f"clamp at {e:g}": (with_clamp(e), STOPPED) for e in (1e-8, 1e-10, 1e-12)},
+    "torch.distributions, which calls what rounds to 0 impossible": (
+        lambda p, q: kl_divergence(Categorical(logits=p), Categorical(logits=q)).mean(),
+        "A value is nan or inf"),
     "clamped logits": (
         lambda p, q: by_logsumexp(p.clamp(-50, 50), q.clamp(-50, 50)), "not"),
     "log q cut off at −100": (
