@@ -185,7 +185,15 @@ def test_a_mutant_that_is_a_wrong_answer_is_named_and_others_are_not():
     found = {j.mutant.after: j.kind for j in mutate.judged(made)}
     assert found["return x + n"] == "named"
     assert found["return n - x"] == "general" and found["x - n"] == "fault"
-    assert difference(3, 1) == 2, "the real one is what it was"
+
+
+def test_mutants_are_copies_and_the_real_functions_stay_what_they_are():
+    made = exercise(lambda rng: [{"x": torch.tensor([1.0, 3.0]), "n": 1}], total)
+    built = {mutant.after: build() for mutant, build in mutate.mutants_of(made, 0)}
+    x = torch.tensor([1.0, 3.0])
+    assert built["return x[:n + 1]"](x, 1) == 4, "in a function that it calls"
+    assert built["return -first(x, n).sum()"](x, 1) == -1
+    assert total(x, 1) == 1 and first(x, 1).tolist() == [1]
 
 
 def countdown(x, n):
