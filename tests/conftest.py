@@ -1,25 +1,35 @@
 """Fixtures for the tests; what kernels and commands inherit is set in the conftest.py above."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
+from needs import INSTALLED, NEEDS
+
+
+def fixture_of(name, need):
+    @pytest.fixture(scope="session", name=name)
+    def needed():
+        if not need.here():
+            assert not (os.environ.get("CI") and need.in_ci), f"CI must have it: {need.missing}"
+            pytest.skip(need.missing)
+
+    return needed
+
+
+globals().update({f"_{name}": fixture_of(name, need) for name, need in NEEDS.items()})
 
 
 @pytest.fixture
-def real_data(monkeypatch):
-    """The folder that GENCOURSE_DATA named when the tests were started; without one, skip."""
-    folder = os.environ.get("GENCOURSE_TEST_DATA")
-    if not folder:
-        pytest.skip("GENCOURSE_DATA names no folder with real data")
+def real_data(real_data_folder, monkeypatch):
+    """The folder that GENCOURSE_DATA named when the tests were started."""
+    folder = os.environ["GENCOURSE_TEST_DATA"]
     monkeypatch.setenv("GENCOURSE_DATA", folder)
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def bubblewrap():
-    """The sandbox of Linux; elsewhere skip, but never in CI, which installs it."""
-    if not shutil.which("bwrap"):
-        assert not os.environ.get("CI"), "CI must have bubblewrap: see .ci/run"
-        pytest.skip("bubblewrap is not installed here")
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if INSTALLED.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker("needs")

@@ -1,6 +1,5 @@
 """The benchmarks' own arithmetic: bytes of operations, communication, turns; nothing is timed."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +119,5 @@ def test_a_training_that_fails_does_not_keep_the_other_waiting():
         turns.play({"good": lambda: list(stand_in().steps(3)), "bad": fails})
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_the_script_for_a_gpu_is_bash():
+def test_the_script_for_a_gpu_is_bash(bash):
     subprocess.run(["bash", "-n", str(BENCHMARKS / "gpu.sh")], check=True)

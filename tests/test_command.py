@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import signal
 import sys
@@ -268,8 +267,7 @@ def test_killed_inside_the_writing_of_a_file(function, count, tmp_path_factory, 
     assert not list(tmp_path.glob("**/.*.tmp")), "a half-written file stayed"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to a single process")
-def test_ctrl_c_in_a_terminal(tmp_path):
+def test_ctrl_c_in_a_terminal(tmp_path, one_sigint):
     process = start("dcgan", *TINY, "--steps", 100_000, "--checkpoint-every", 20, "--out", tmp_path)
     wait_until(lambda: newest(tmp_path) > 0)
     process.send_signal(signal.SIGINT)

@@ -25,7 +25,7 @@ from gencourse import __main__, data, fast, nets, ranks, run, runtime, train
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(sys.platform == "win32", reason="the processes are forked"),
+    pytest.mark.usefixtures("forks"),
 ]
 HERE = Path(__file__).parent
 CARDS = ("T4", "H100")

@@ -662,11 +662,13 @@ def test_one_bright_spot_does_not_blacken_floats(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("bands", [1, 2, 3, 4])
-@pytest.mark.parametrize("form", ["png", "tif little", "tif big", "tif packed"])
+@pytest.mark.parametrize("form, bands", [
+    (form, bands)
+    for form in ("png", "tif little", "tif big", "tif packed")
+    for bands in (1, 2, 3, 4)
+    if form == "png" or bands != 2  # Pillow knows no such TIFF
+])
 def test_colours_of_16_bits(tmp_path, form, bands, channels):
-    if form != "png" and bands == 2:
-        pytest.skip("Pillow knows no such TIFF")
     values = np.stack([RAMP, RAMP.T, RAMP[:, ::-1]], 2) if bands > 2 else RAMP[..., None]
     expected = values
     values = (4_095 * values).round()

@@ -6,6 +6,7 @@ That every solution runs without error is nbval's part; pytest collects solution
 import copy
 import json
 import os
+import sys
 
 import build
 import nbformat
@@ -70,7 +71,7 @@ def test_links_resolve(stem, notebook):
     said(exercises.links(stem, notebook))
 
 
-def test_the_exercise_is_generated_and_gives_nothing_away(stem, notebook):
+def test_the_exercise_is_generated_and_gives_nothing_away(stem, notebook, nbgrader):
     said(exercises.exercise(stem, notebook))
 
 
@@ -186,7 +187,7 @@ SETUP, BROKEN_ONE, ONE, CHECK_ONE, BROKEN_TWO = 1, 2, 3, 4, 5  # among the code 
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
+def house(tmp_path, monkeypatch, nbgrader):
     """A course with one chapter and its solution, three exercises, and nothing built yet."""
     for name in ("chapters", "solutions", "exercises"):
         (tmp_path / name / "text").mkdir(parents=True)
@@ -210,11 +211,22 @@ def pretend(notebook, profile, runs):
     return 1.0, 100, [], "pretended"
 
 
+@pytest.fixture(scope="module")
+def once():
+    """What the build makes of the text: path → bytes, filled when it is first asked for."""
+    return {}
+
+
 @pytest.fixture
-def built(house, monkeypatch):
+def built(house, once, monkeypatch):
     monkeypatch.setattr(build, "execute", pretend)
-    build.build_solution(TINY)
-    assert exercises.solution(TINY) == [] == exercises.orphans()
+    if not once:
+        build.build_solution(TINY)
+        assert exercises.solution(TINY) == [] == exercises.orphans()
+        made = [rules.text_path(TINY, rules.SOLUTIONS), *house.rglob("*.ipynb")]
+        once.update({path.relative_to(house): path.read_bytes() for path in made})
+    for path, content in once.items():
+        (house / path).write_bytes(content)
     return house
 
 
@@ -261,6 +273,14 @@ def test_generating_again_gives_the_same_bytes(built):
     assert "not what its solution generates" in exercises.solution(TINY)[0]
     build.save(TINY, tiny(), rules.SOLUTIONS)
     assert (rules.EXERCISES / "07_tiny.ipynb").read_bytes() == first
+
+
+def test_without_nbgrader_it_is_said_how_to_install_it(built, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nbgrader", None)
+    sentence = "nbgrader can't make the exercises: it is not installed; run `uv sync --group classroom`"
+    assert any(sentence in x for x in exercises.solution(TINY))
+    with pytest.raises(build.BuildError, match=sentence):
+        build.build_solution(TINY)
 
 
 def test_a_solution_that_fails_leaves_both_notebooks(built, monkeypatch):

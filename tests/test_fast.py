@@ -223,9 +223,7 @@ def test_a_graphed_step_takes_every_step_once_with_its_own_inputs(pretended_cuda
     assert float(rows[3]["after"]) == 18.0  # not overwritten by the replays after it
 
 
-def test_a_graph_is_refused_without_cuda_and_before_anything_is_deleted(digits, tmp_path):
-    if runtime.device().type == "cuda":
-        pytest.skip("there is CUDA here")
+def test_a_graph_is_refused_without_cuda_and_before_anything_is_deleted(digits, tmp_path, no_cuda):
     gan(digits, steps=1, out=tmp_path)
     there = sorted(tmp_path.iterdir())
     with pytest.raises(runtime.UserError, match="needs a CUDA device"):

@@ -73,7 +73,7 @@ def test_the_command_with_its_defaults_trains_these_judges():
         assert settings["dropout"] == net["dropout"].default
 
 
-def test_the_weights_are_part_of_the_wheel():
+def test_the_weights_are_part_of_the_wheel(git):
     """The wheel takes the whole folder of the package, but for what git ignores."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]

@@ -14,7 +14,6 @@ import pytest
 import rules
 import warm
 from ipykernel.kernelspec import write_kernel_spec
-from nbgrader.api import Gradebook
 
 import exercises
 
@@ -35,7 +34,7 @@ def submission(course, student, notebook):
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
+def course(tmp_path_factory, nbgrader):
     """A course folder as nbgrader wants it, its assignment released, three submissions graded."""
     course = tmp_path_factory.mktemp("course")
     solution = rules.SOLUTIONS / f"{STEM}.ipynb"
@@ -50,23 +49,25 @@ def course(tmp_path_factory):
         "JUPYTER_PATH": str(course / "jupyter"), "JUPYTER_CONFIG_DIR": str(course / "config"),
     }  # fmt: skip
 
-    def nbgrader(command):
+    def run(command):
         done = warm.run("-m", "nbgrader", command, STEM, cwd=course, env=env)
         assert done.returncode == 0, done.stderr
 
-    nbgrader("generate_assignment")
+    run("generate_assignment")
     submission(course, "solved", nbformat.read(solution, as_version=4))
     submission(course, "blank", blank)
     cells = {c.metadata.get("nbgrader", {}).get("grade_id"): c for c in blank.cells}
     cells["kl"].source += f"\n\n\n{FORGED}"
     submission(course, "forger", blank)
-    nbgrader("autograde")
+    run("autograde")
     return course
 
 
 @pytest.fixture(scope="module")
 def grades(course):
     """(student, grade_id) → (points, of how many)."""
+    from nbgrader.api import Gradebook
+
     path = os.environ["PATH"]
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     try:

@@ -4,6 +4,7 @@ torch, and every number and path at its edges ends in one sentence.
 
 import functools
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -171,15 +172,13 @@ WORDS = {
     "tracker": (["--tracker", ""], "There is no tracker ''"),
     "out empty": (["--out", ""], "it is empty"),
     "out a file": (["--out", "FILE"], "FILE is a file; name a folder"),
-    "out a device": (["--out", "/dev/null"], "/dev/null is a file; name a folder"),
+    "out a device": (["--out", os.devnull], f"{os.devnull} is a file; name a folder"),
     "config a folder": (["--out", "ODD"], "ODD"),
 }
 
 
 @pytest.mark.parametrize("case", WORDS)
 def test_words_and_paths_that_cannot_be(case, gencourse):
-    if "/dev/null" in WORDS[case][0] and not Path("/dev/null").exists():
-        pytest.skip("this system has no /dev/null")
     Path("FILE").write_text("mine")
     Path("ODD", "config.json").mkdir(parents=True)
     code, lines = gencourse("train", "dcgan", *TINY, *WORDS[case][0])

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -230,9 +229,7 @@ def test_the_readme_is_one_screen():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
 
 
-def test_nothing_is_committed_that_should_not_be():
-    if not shutil.which("git") or not (ROOT / ".git").exists():
-        pytest.skip("this is not a git checkout")
+def test_nothing_is_committed_that_should_not_be(git):
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     tracked = [ROOT / line for line in done.stdout.splitlines()]
     unwanted = [".pt", ".pth", ".npz", ".gz", ".zip", ".tar", ".ckpt", ".safetensors", ".pyc"]

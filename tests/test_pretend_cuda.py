@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import os
-import sys
 import warnings
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from pretend_cuda import on
 from torch import nn
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes are forked")
+pytestmark = pytest.mark.usefixtures("forks")
 SAME_DEVICE = "Expected all tensors to be on the same device"
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from gencourse import checkpoint, data, nets, ranks, runtime, train
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes are forked")
+pytestmark = pytest.mark.usefixtures("forks")
 FORK = multiprocessing.get_context("fork") if sys.platform != "win32" else None
 
 

@@ -301,8 +301,7 @@ def test_changing_names_in_log_is_an_error():
                 run.log(**{"ab"[step]: 1.0})
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_full_disk_ends_in_a_sentence(tmp_path):
+def test_a_full_disk_ends_in_a_sentence(tmp_path, full_disk):
     with pytest.raises(RuntimeError):
         fit(tmp_path, 11, stop_at=5)
     before = checkpoint.paths(tmp_path)[-1].read_bytes()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import warm
 
-from gencourse.classroom import sandbox, seccomp
+from gencourse.classroom import sandbox
 from gencourse.runtime import UserError
 
 LIMITS = sandbox.Limits(cell=20, call=20)
@@ -147,8 +147,7 @@ def test_the_machine_cannot_be_changed_even_by_root(box):
     assert done == [] and mode == 0o644, "device files have the machine's own rights"
 
 
-@pytest.mark.skipif(not seccomp.filter(), reason="no filter for this machine")
-def test_no_memory_without_an_owner_and_nothing_stays_behind(box):
+def test_no_memory_without_an_owner_and_nothing_stays_behind(box, seccomp):
     tried = """
     import ctypes, os
     libc, done = ctypes.CDLL(None), []
@@ -172,7 +171,7 @@ def test_no_memory_without_an_owner_and_nothing_stays_behind(box):
     assert look(box, tried) == []
 
 
-def test_limits_hold_for_one_that_answers_byte_by_byte(course):
+def test_limits_hold_for_one_that_answers_byte_by_byte(course, bubblewrap):
     source = """
     import os, struct, time
     pipe = 4  # the player's way to the grader
@@ -188,7 +187,7 @@ def test_limits_hold_for_one_that_answers_byte_by_byte(course):
             box.ask("cell", {"source": textwrap.dedent(source)}, 3)
 
 
-def test_threads_are_limited(course):
+def test_threads_are_limited(course, bubblewrap):
     source = """
     import threading, time
     threading.stack_size(1 << 16)

@@ -11,9 +11,7 @@ import psutil
 import pytest
 import warm
 
-pytestmark = pytest.mark.skipif(
-    "GENCOURSE_TEST_SERVER" not in os.environ, reason="the processes are fresh here"
-)
+pytestmark = pytest.mark.usefixtures("warm_server")
 LOOK = """
 import json, os, signal, sys, threading
 import torch

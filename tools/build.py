@@ -33,7 +33,6 @@ from jupyter_client.manager import AsyncKernelManager
 from jupytext.combine import combine_inputs_with_outputs
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbgrader.nbgraderformat import ValidationError
 
 import exercises
 
@@ -117,7 +116,7 @@ def save(stem, previous, home=None):
     if home:
         try:
             sources[rules.EXERCISES / f"{stem}.ipynb"] = exercises.generated(notebook)
-        except (RuntimeError, ValidationError) as error:
+        except exercises.NotMade as error:
             raise BuildError(f"{stem}: nbgrader can't make the exercises: {error}") from None
     for path, source in sources.items():
         if not path.exists() or path.read_text(encoding="utf-8") != source:

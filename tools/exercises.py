@@ -10,8 +10,6 @@ import re
 
 import rules
 from nbconvert.exporters import NotebookExporter
-from nbgrader import preprocessors
-from nbgrader.nbgraderformat import ValidationError
 from traitlets.config import Config
 
 from gencourse.checks import core
@@ -22,13 +20,7 @@ FEWEST, MOST, HINTS = 3, 5, 2
 MEDIAN_CODE_LINES = 12  # answers are whole functions
 ROLES = {"schema_version": 3, "task": False}
 # Those of `nbgrader generate_assignment`, but for the gradebook and for parts we don't use.
-STEPS = [
-    preprocessors.LockCells,
-    preprocessors.ClearSolutions,
-    preprocessors.ClearOutput,
-    preprocessors.CheckCellMetadata,
-    preprocessors.ComputeChecksums,
-]
+STEPS = ("LockCells", "ClearSolutions", "ClearOutput", "CheckCellMetadata", "ComputeChecksums")
 
 
 # --- making ---------------------------------------------------------------------------------------
@@ -70,13 +62,27 @@ def mark(notebook, stem):
         cell.metadata["nbgrader"] = ROLES | mine
 
 
+class NotMade(Exception):
+    """Exercises that can't be made; the message says why."""
+
+
 def generated(notebook):
-    """The source of exercises/NN.ipynb, from the solution's notebook."""
-    config = Config()
+    """The source of exercises/NN.ipynb, from the solution's notebook. Raises: NotMade."""
+    try:  # teachers and authors have it, learners do without
+        from nbgrader import preprocessors
+        from nbgrader.nbgraderformat import ValidationError
+    except ImportError:
+        raise NotMade("it is not installed; run `uv sync --group classroom`.") from None
+    steps, config = [getattr(preprocessors, name) for name in STEPS], Config()
     config.ClearSolutions.code_stub = {"python": core.STUB}
-    source, _ = NotebookExporter(config=config, preprocessors=STEPS).from_notebook_node(
-        rules.nbformat.from_dict(notebook | {"metadata": _without(notebook.metadata, "gencourse")})
-    )
+    try:
+        source, _ = NotebookExporter(config=config, preprocessors=steps).from_notebook_node(
+            rules.nbformat.from_dict(
+                notebook | {"metadata": _without(notebook.metadata, "gencourse")}
+            )
+        )
+    except (RuntimeError, ValidationError) as error:
+        raise NotMade(error) from None
     return source.rstrip("\n") + "\n"
 
 
@@ -235,7 +241,7 @@ def exercise(stem, notebook):
                 f"exercises/{stem}.ipynb is not what its solution generates: "
                 "run `python tools/build.py sync`."
             )
-    except (RuntimeError, ValidationError) as error:
+    except NotMade as error:
         found.append(f"solutions/{stem}: nbgrader can't make the exercises: {error}")
     return found + given_away(stem, notebook, rules.nbformat.reads(source, as_version=4))
 
