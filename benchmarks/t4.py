@@ -107,7 +107,7 @@ class Chapter(dict):
     @staticmethod
     def _is_definition(statement, known):
         if isinstance(statement, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
-            return True
+            return getattr(statement, "name", None) not in known
         calls = {ast.unparse(n.func) for n in ast.walk(statement) if isinstance(n, ast.Call)}
         if isinstance(statement, ast.Expr):  # such as trial(…), which then only takes notes
             return bool(calls) and ast.unparse(statement.value.func) in known

@@ -752,8 +752,22 @@ def _install_files():
 
 
 def _install_profiler():
-    """There is no device to ask for its times, so times of the CPU stand for them."""
+    """There is no device to ask for its times; what happens inside the pretence doesn't count."""
+    from torch.autograd.profiler_util import EventList
     from torch.profiler import ProfilerActivity, profiler
+
+    averages = EventList.key_averages
+
+    def inside(event):
+        while event is not None and not event.name.startswith("PythonDispatchMode"):
+            event = event.cpu_parent
+        return event is not None
+
+    def key_averages(self, *args, **options):
+        self[:] = [event for event in self if not inside(event)]
+        return averages(self, *args, **options)
+
+    EventList.key_averages = key_averages
 
     begin = profiler._KinetoProfile.__init__
 

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ import pretend_cuda
 import pytest
 import rules
 import torch
+import warm
 from pretend_cuda import on
 from torch import nn
 
@@ -31,19 +31,21 @@ HERE = Path(__file__).parent
 CARDS = ("T4", "H100")
 CHAPTERS = [(None, stem) for stem in rules.stems()]
 SOLUTIONS = [(rules.SOLUTIONS, stem) for stem in rules.stems(rules.SOLUTIONS / "text")]
-FEW = [
-    ("T4", None, "05_dcgan"),
-    ("T4", rules.SOLUTIONS, "03_convolutions"),
-]
+NOTEBOOKS = [(card, *which) for card in CARDS for which in CHAPTERS + SOLUTIONS]
+FEW_NOTEBOOKS = [("T4", None, "05_dcgan"), ("T4", rules.SOLUTIONS, "03_convolutions")]
+TRAININGS = [(card, model) for card in CARDS for model in ("dcgan", "vae", "classifier")]
+FEW_TRAININGS = [("T4", "dcgan"), ("H100", "vae")]
 
 
 def pytest_generate_tests(metafunc):
-    """Some of the notebooks, or with -m cuda all of them, on all cards."""
+    """A few of the notebooks and trainings, or with -m cuda all of them, on all cards."""
+    everything = metafunc.config.getoption("markexpr") == "cuda"
     if "notebook" in metafunc.fixturenames:
-        everything = metafunc.config.getoption("markexpr") == "cuda"
-        cases = [(c, *n) for c in CARDS for n in CHAPTERS + SOLUTIONS] if everything else FEW
+        cases = NOTEBOOKS if everything else FEW_NOTEBOOKS
         names = [f"{card}-{'solution' if home else 'chapter'}-{stem}" for card, home, stem in cases]
         metafunc.parametrize("card, home, notebook", cases, ids=names)
+    if "model" in metafunc.fixturenames:
+        metafunc.parametrize("card, model", TRAININGS if everything else FEW_TRAININGS)
 
 
 def test_every_cell_runs(card, home, notebook, tmp_path):
@@ -53,10 +55,10 @@ def test_every_cell_runs(card, home, notebook, tmp_path):
     nbformat.write(cells, path)
     environment = os.environ | {"GENCOURSE_RUNS": str(tmp_path / "runs")}
     del environment["GENCOURSE_DEVICE"]
-    command = [sys.executable, HERE / "pretend_cuda.py", card, HERE / "play_notebooks.py", path]
-    done = subprocess.run(
-        command, env=environment, cwd=home or rules.CHAPTERS, capture_output=True, text=True
-    )
+    done = warm.run(
+        *(HERE / "pretend_cuda.py", card, HERE / "play_notebooks.py", path),
+        cwd=home or rules.CHAPTERS, env=environment, seconds=1_200,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4_000:]
     found = json.loads(done.stdout.splitlines()[-1])[str(path)]
     wanted = ["raises-exception" in rules.tags(c) for c in rules.code_cells(cells)]
@@ -75,8 +77,6 @@ def gencourse(*arguments):
     return end.value.code or 0
 
 
-@pytest.mark.parametrize("card", CARDS)
-@pytest.mark.parametrize("model", ["dcgan", "vae", "classifier"])
 def test_the_command_trains_is_killed_and_goes_on_bit_for_bit(card, model, tmp_path):
     options = ["train", model, "--data", "digits", "--steps", 9, "--width", 4]
     options += ["--checkpoint-every", 3, "--batch-size", 16]

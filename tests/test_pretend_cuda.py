@@ -319,3 +319,13 @@ def test_cards(card, emulated):
         assert torch.cuda.get_device_name() in runtime.describe()
 
     work()
+
+
+@on("H100")
+def test_the_profiler_counts_an_operation_once():
+    from torch.profiler import ProfilerActivity, profile
+
+    x, w = torch.randn(2, 1, 5, 5).cuda(), torch.randn(1, 1, 3, 3).cuda()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        F.conv2d(x, w)
+    assert {r.key: r.count for r in found.key_averages()}["aten::convolution"] == 1

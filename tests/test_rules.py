@@ -251,10 +251,14 @@ def test_filling_twice_changes_nothing():
     assert max(len(line) for line in once.splitlines() if "http" not in line) <= 100
 
 
-def test_readme_shows_each_measured_time_and_says_what_is_not_measured():
+def test_readme_shows_each_measured_time_and_says_what_is_not_measured(monkeypatch):
     row = "<!-- badge a --><!-- /badge --><!-- cpu a --><!-- /cpu --><!-- gpu a -->1<!-- /gpu -->"
     filled = rules.filled_readme(row, {"a": STAMP})
     assert "<!-- cpu a -->1.5<!-- /cpu -->" in filled
     assert "<!-- gpu a -->not measured yet<!-- /gpu -->" in filled
     assert rules.colab_url("a") in filled
     assert "not measured yet" in rules.filled_readme(row, {"a": None}).split("cpu a")[1]
+    monkeypatch.setattr(rules, "estimates", lambda: {"a": 11.2})
+    assert "<!-- gpu a -->estimated: 12 min on a T4<!-- /gpu -->" in rules.filled_readme(
+        row, {"a": STAMP}
+    )

@@ -6,6 +6,7 @@ Functions that take a `home` work on chapters (None) and on the folder solutions
 
 import hashlib
 import json
+import math
 import re
 import statistics
 import tomllib
@@ -144,8 +145,18 @@ def filled(text, stem, stamp, home=None):
     return install.sub(lambda m: m.group(1) + body, text, count=1)
 
 
+def estimates():
+    """{stem: minutes on a T4} by benchmarks/t4.py's arithmetic; shown until somebody measures."""
+    path = ROOT / "benchmarks" / "results" / "t4-estimate.json"
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {row["chapter"]: row["minutes"] for row in found["chapters"]}
+
+
 def filled_readme(readme, stamps):
     """The README with badges, and the run times of the chapters' stamps (stem → stamp or None)."""
+    estimated = estimates()
     for stem, stamp in stamps.items():
         badge = "https://colab.research.google.com/assets/colab-badge.svg"
         measured = (stamp or {}).get("seconds_by_profile", {})
@@ -153,6 +164,8 @@ def filled_readme(readme, stamps):
         for profile in PROFILES_TO_COMMIT:
             known = profile in measured
             cells[profile] = minutes(measured[profile]) if known else "not measured yet"
+            if profile == "gpu" and not known and stem in estimated:
+                cells[profile] = f"estimated: {math.ceil(estimated[stem])} min on a T4"
             if known and profile == stamp["profile"] and stamp.get("found_runs"):
                 cells[profile] += f" + {stamp['found_runs']} runs"
         for name, value in cells.items():
