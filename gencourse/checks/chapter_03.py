@@ -118,6 +118,19 @@ def jumps_added(layers):
     return field, jump
 
 
+@receptive_field.wrong("The jump is the product of *all* strides so far; yours is one layer's.")
+def one_stride(layers):
+    field = jump = 1
+    for kernel, stride, dilation in layers:
+        field, jump = field + (kernel - 1) * dilation * jump, stride
+    return field, jump
+
+
+@receptive_field.wrong("The jump stays 1: each layer multiplies it by its stride.")
+def jump_stays(layers):
+    return 1 + sum((k - 1) * d for k, _, d in layers), 1
+
+
 @receptive_field.wrong("The stride of the last layer counts for the jump, too.")
 def last_stride_forgotten(layers):
     return field_and_jump(layers)[0], field_and_jump(layers[:-1])[1]
