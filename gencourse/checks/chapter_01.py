@@ -177,6 +177,23 @@ def not_halved(p, q):
     return 2 * divergences.js(p, q)
 
 
+@js.wrong("Only the second KL term is halved: each counts half, so mind the brackets.")
+def second_alone_halved(p, q):
+    m = (p + q) / 2
+    return divergences.kl(p, m) + divergences.kl(q, m) / 2
+
+
+@js.wrong("Only the first KL term is halved: each counts half, so mind the brackets.")
+def first_alone_halved(p, q):
+    m = (p + q) / 2
+    return divergences.kl(p, m) / 2 + divergences.kl(q, m)
+
+
+@js.wrong("The sign is turned: JS lies between 0 and log 2.")
+def js_negative(p, q):
+    return -divergences.js(p, q)
+
+
 @js.wrong("Your result is in bits: here everything is in nats, so use `log` and not `log2`.")
 def js_in_bits(p, q):
     return divergences.js(p, q) / math.log(2)
@@ -328,6 +345,30 @@ def distance_over_sigma(mu_p, logvar_p, mu_q, logvar_q):
 def distance_in_widths_of_p(mu_p, logvar_p, mu_q, logvar_q):
     right, squares = closed_form(mu_p, logvar_p, mu_q, logvar_q), (mu_p - mu_q).square()
     return right + 0.5 * (squares / logvar_p.exp() - squares / logvar_q.exp()).sum(-1)
+
+
+@kl_diagonal_gaussians.wrong("The means are left out: two clouds in different places differ, too.")
+def means_left_out(mu_p, logvar_p, mu_q, logvar_q):
+    return closed_form(mu_p, logvar_p, mu_p, logvar_q)
+
+
+@kl_diagonal_gaussians.wrong(
+    "You divide by log σ_q² itself: the variance is its exponential, `logvar_q.exp()`."
+)
+def divided_by_the_logarithm(mu_p, logvar_p, mu_q, logvar_q):
+    squares = (logvar_p.exp() + (mu_p - mu_q).square()) / logvar_q
+    return 0.5 * (logvar_q - logvar_p + squares - 1).sum(-1)
+
+
+@kl_diagonal_gaussians.wrong("The squares are not divided by q's variance, their unit.")
+def not_in_widths(mu_p, logvar_p, mu_q, logvar_q):
+    squares = logvar_p.exp() + (mu_p - mu_q).square()
+    return 0.5 * (logvar_q - logvar_p + squares - 1).sum(-1)
+
+
+@kl_diagonal_gaussians.wrong("The sign is turned: KL is never negative.")
+def gaussians_negative(mu_p, logvar_p, mu_q, logvar_q):
+    return -closed_form(mu_p, logvar_p, mu_q, logvar_q)
 
 
 @kl_diagonal_gaussians.wrong("The distance of the means is not squared.")
@@ -496,7 +537,10 @@ def step_functions(x, y, right=True):
     return (f - g).abs(), steps.diff()
 
 
-wasserstein1.reference(divergences.wasserstein1)
+@wasserstein1.reference
+def area(x, y):
+    heights, lengths = step_functions(x, y)
+    return (heights * lengths).sum()
 
 
 @wasserstein1.wrong("The samples are paired in the order they came: sort both first.")
@@ -534,6 +578,19 @@ def distance_of_means(x, y):
     return (x.mean() - y.mean()).abs()
 
 
+@wasserstein1.wrong("You square |F − G|: W₁ is the area between the two, not that of the square.")
+def squared_heights(x, y):
+    heights, lengths = step_functions(x, y)
+    return (heights.square() * lengths).sum()
+
+
+@wasserstein1.wrong("F and G count points; each of x weighs 1/N, each of y 1/M, so they end at 1.")
+def counts_for_shares(x, y):
+    steps = torch.cat([x, y]).sort().values
+    f, g = ((v[:, None] <= steps[:-1]).sum(0) for v in (x, y))
+    return ((f - g).abs() * steps.diff()).sum()
+
+
 @wasserstein1.wrong("The areas cancel where F and G cross: it is |F − G| that is added up.")
 def signed_area(x, y):
     return y.mean() - x.mean()
@@ -546,7 +603,7 @@ def root_of_squares(x, y):
 
 @wasserstein1.wrong("You add the distances up: each point weighs 1/N, so it is their mean.")
 def summed_distances(x, y):
-    return divergences.wasserstein1(x, y) * max(len(x), len(y))
+    return area(x, y) * max(len(x), len(y))
 
 
 @wasserstein1.wrong("This is the mean over all pairs; each point moves to one place, the nearest "

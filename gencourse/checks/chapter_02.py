@@ -22,13 +22,11 @@ def logit_pairs(rng):
     drawn.append({"real_logits": normals(rng, 2) / 100, "fake_logits": normals(rng, 3) / 100})
     sure = torch.tensor([200.0, 4.0]), torch.tensor([-200.0, -5.0, -6.0])
     drawn.append(dict(zip(("real_logits", "fake_logits"), sure, strict=True)))
-    for dtype in (torch.float32, torch.float64):
-        fooled = normals(rng, 40_000, dtype=dtype) / 10 - 5
-        right = torch.tensor([1000.0, 900.0], dtype=dtype)
-        fooled[0] = -1000
-        drawn += [{"real_logits": fooled, "fake_logits": -right},
-                  {"real_logits": right.clone(), "fake_logits": -fooled}]  # fmt: skip
-    return drawn
+    fooled = normals(rng, 40_000) / 10 - 5
+    fooled[0] = -1000
+    certain = torch.tensor([1000.0, 900.0])
+    return [*drawn, {"real_logits": fooled, "fake_logits": -certain},
+            {"real_logits": certain.double(), "fake_logits": -fooled.double()}]  # fmt: skip
 
 
 def with_epsilon(real_logits, fake_logits, epsilon=1e-9):
@@ -101,6 +99,26 @@ def nan_where_nobody_is(p, q):
 @optimal_discriminator.wrong("Where both densities are 0, D is ½ by convention; yours is 0.")
 def zero_where_nobody_is(p, q):
     return p / torch.where(p + q > 0, p + q, 1)
+
+
+@optimal_discriminator.wrong("Where p alone is 0, D is 0: x can't be real there. Yours is ½.")
+def half_without_p(p, q):
+    return torch.where(p > 0, best_answer(p, q), 0.5)
+
+
+@optimal_discriminator.wrong("Where q alone is 0, D is 1: x must be real there. Yours is ½.")
+def half_without_q(p, q):
+    return torch.where(q > 0, best_answer(p, q), 0.5)
+
+
+@optimal_discriminator.wrong("D is ½ only where p *and* q are 0; where one of them is, D is sure.")
+def half_without_either(p, q):
+    return torch.where((p > 0) & (q > 0), best_answer(p, q), 0.5)
+
+
+@optimal_discriminator.wrong("Where both densities are 0, D is ½ by convention; yours is 1.")
+def one_where_nobody_is(p, q):
+    return torch.where(p + q > 0, p / (p + q), 1)
 
 
 @optimal_discriminator.wrong("Yours is a decision, 0 or 1; D says how sure it is.")
@@ -264,6 +282,16 @@ def log_4_not_halved(real_logits, fake_logits):
     return from_value(real_logits, fake_logits) + math.log(2)
 
 
+@js_bound.wrong("The sign is turned: V grows with the judge, and so does the bound.")
+def bound_negated(real_logits, fake_logits):
+    return -from_value(real_logits, fake_logits)
+
+
+@js_bound.wrong("½·V is there; ½·log 4 is still to be added.")
+def log_4_missing(real_logits, fake_logits):
+    return from_value(real_logits, fake_logits) - math.log(2)
+
+
 @js_bound.wrong("The two batches are exchanged: the first one is the real one.")
 def batches_exchanged(real_logits, fake_logits):
     return from_value(fake_logits, real_logits)
@@ -345,6 +373,16 @@ def in_the_probability(logits, saturating):
 def digits_lost(logits, saturating):
     d = torch.sigmoid(logits)
     return -(d if saturating else 1 - d) / len(logits)
+
+
+@generator_gradient.wrong("Yours is the saturating loss's gradient in both cases.")
+def always_saturating(logits, saturating):
+    return by_hand(logits, True)
+
+
+@generator_gradient.wrong("Yours is the non-saturating loss's gradient in both cases.")
+def never_saturating(logits, saturating):
+    return by_hand(logits, False)
 
 
 @generator_gradient.wrong("Yours is D′ = D(1 − D); asked for is the derivative of the loss.")
@@ -568,3 +606,20 @@ def not_transposed(x, y, A, eta):
 def real_step_halved(x, y, A, eta):
     new_x, new_y = looking_ahead(x, y, A, eta)
     return (x + new_x) / 2, (y + new_y) / 2
+
+
+@extragradient_step.wrong("The trial step, too, has the rate η: yours is much longer.")
+def trial_without_eta(x, y, A, eta):
+    ahead_x, ahead_y = x - A @ y, y + A.T @ x
+    return x - eta * A @ ahead_y, y + eta * A.T @ ahead_x
+
+
+@extragradient_step.wrong("You return the moves; the new point is the old one and the move.")
+def moves_alone(x, y, A, eta):
+    new_x, new_y = looking_ahead(x, y, A, eta)
+    return new_x - x, new_y - y
+
+
+@extragradient_step.wrong("Only x looks at where y will be: y, too, needs the force at x's trial.")
+def only_x_looks_ahead(x, y, A, eta):
+    return looking_ahead(x, y, A, eta)[0], y + eta * A.T @ x

@@ -15,7 +15,7 @@ receptive_field = Exercise(
     "receptive_field",
     level="warm-up",
     minutes=10,
-    tests="stacks of up to six layers with strides and dilations, and no layer at all.",
+    tests="stacks of up to twelve layers with strides and dilations, and no layer at all.",
     hint="A layer looks at k units that are d·j pixels apart: the field grows by (k − 1)·d·j.",
 )
 
@@ -28,7 +28,9 @@ def stacks(rng):
     random = [(drawn(2, 5), drawn(1, 3), drawn(1, 4)) for _ in range(drawn(3, 7))]
     fixed = [(3, 2, 1), (3, 2, 2), (3, 1, 2)]
     blocks = [(3, 1, 1), (2, 2, 1)] * 3
-    return [{"layers": x} for x in (fixed, random, blocks, [(3, 1, 4)], [(1, 2, 3)], [])]
+    deep = [(drawn(1, 8), drawn(1, 5), drawn(1, 6)) for _ in range(12)]
+    single = [(3, 1, 4)], [(1, 2, 3)], [(4, 3, 2)]
+    return [{"layers": x} for x in (fixed, random, blocks, deep, *single, [])]
 
 
 @receptive_field.reference
@@ -85,16 +87,70 @@ def jump_takes_dilation(layers):
     return field, jump
 
 
+@receptive_field.wrong("You return (jump, field); asked for is (field, jump).")
+def other_order(layers):
+    return field_and_jump(layers)[::-1]
+
+
+@receptive_field.wrong(
+    "Without any layer a unit is one pixel: the field begins with 1, and it grows from there."
+)
+def begins_with_0(layers):
+    field, jump = field_and_jump(layers)
+    return field - 1, jump
+
+
+@receptive_field.wrong(
+    "k taps span (k − 1)·d + 1 units, and the 1 is there already: the field grows by (k − 1)·d·j."
+)
+def one_more_each(layers):
+    field = jump = 1
+    for kernel, stride, dilation in layers:
+        field, jump = field + kernel * dilation * jump, jump * stride
+    return field, jump
+
+
+@receptive_field.wrong("Strides multiply: after two layers of stride 2 the jump is 4.")
+def jumps_added(layers):
+    field = jump = 1
+    for kernel, stride, dilation in layers:
+        field, jump = field + (kernel - 1) * dilation * jump, jump + stride - 1
+    return field, jump
+
+
+@receptive_field.wrong("The jump is the product of *all* strides so far; yours is one layer's.")
+def one_stride(layers):
+    field = jump = 1
+    for kernel, stride, dilation in layers:
+        field, jump = field + (kernel - 1) * dilation * jump, stride
+    return field, jump
+
+
+@receptive_field.wrong("The jump stays 1: each layer multiplies it by its stride.")
+def jump_stays(layers):
+    return 1 + sum((k - 1) * d for k, _, d in layers), 1
+
+
+@receptive_field.wrong("The stride of the last layer counts for the jump, too.")
+def last_stride_forgotten(layers):
+    return field_and_jump(layers)[0], field_and_jump(layers[:-1])[1]
+
+
+@receptive_field.wrong("Yours walks from the last layer to the first: the first layer sees pixels.")
+def backwards(layers):
+    return field_and_jump(layers[::-1])
+
+
 # --- 3.2 ------------------------------------------------------------------------------------------
 
 conv2d = Exercise(
     "conv2d",
     level="core",
     minutes=25,
-    tests="several channels, oblong pictures and kernels, strides, padding; gradients in both.",
+    tests="several channels, oblong pictures and kernels, strides larger than the kernel, padding; "
+    "gradients in both.",
     hint="All windows by `unfold`, then a sum over channel, row and column of the window.",
     gradient=("x", "w"),
-    atol=1e-5,
 )
 
 
@@ -106,14 +162,11 @@ def pictures_and_kernels(rng):
         ((3, 2, 6, 9), (3, 2, 2, 4), 3, 2),
         ((1, 2, 4, 4), (2, 2, 1, 1), 1, 0),
         ((1, 1, 3, 5), (2, 1, 3, 5), 1, 0),
+        ((2, 3, 5, 5), (2, 3, 2, 2), 2, 1),
+        ((1, 2, 7, 4), (1, 2, 1, 2), 3, 0),
     ]
-    drawn = [
-        {"x": normals(rng, *x), "w": normals(rng, *w), "stride": s, "padding": p}
-        for x, w, s, p in sizes
-    ]
-    single = {k: normals(rng, *s, dtype=torch.float32)
-              for k, s in (("x", (2, 3, 5, 5)), ("w", (2, 3, 2, 2)))}
-    return [*drawn, {**single, "stride": 2, "padding": 1}]
+    return [{"x": normals(rng, *x), "w": normals(rng, *w), "stride": s, "padding": p}
+            for x, w, s, p in sizes]
 
 
 @conv2d.reference
@@ -156,6 +209,28 @@ def padding_ignored(x, w, stride, padding):
     return windows(x, w, stride, 0)
 
 
+@conv2d.wrong(
+    "The padding lies on one side only: p rows above *and* below, columns left *and* right."
+)
+def padded_on_one_side(x, w, stride, padding):
+    return windows(F.pad(x, (0, padding, 0, padding)), w, stride, 0)
+
+
+@conv2d.wrong("You average over the window; the products are added up.")
+def mean_over_window(x, w, stride, padding):
+    return windows(x, w, stride, padding) / w[0, 0].numel()
+
+
+@conv2d.wrong("You average over the window and the channels; the products are added up.")
+def mean_over_all(x, w, stride, padding):
+    return windows(x, w, stride, padding) / w[0].numel()
+
+
+@conv2d.wrong("All pictures of the batch are added up: each has its own maps.")
+def batch_added_up(x, w, stride, padding):
+    return windows(x, w, stride, padding).sum(0, keepdim=True).expand(len(x), -1, -1, -1)
+
+
 @conv2d.wrong("The padding repeats the border's pixels; here it is zeros.")
 def border_repeated(x, w, stride, padding):
     return windows(F.pad(x, (padding,) * 4, mode="replicate"), w, stride, 0)
@@ -167,10 +242,9 @@ transposed_conv2d = Exercise(
     "transposed_conv2d",
     level="core",
     minutes=25,
-    tests="overlaps, gaps, oblong kernels, several channels, padding, a map of one pixel.",
+    tests="overlaps, gaps, oblong kernels and maps, several channels, padding, one pixel.",
     hint="Paint: each input pixel adds its kernel, scaled, at s times its place; then crop p.",
     gradient=("y", "w"),
-    atol=1e-5,
 )
 
 
@@ -182,6 +256,8 @@ def maps_and_brushes(rng):
         ((2, 2, 3, 3), (2, 2, 2, 3), 1, 0),
         ((1, 1, 2, 3), (1, 2, 2, 2), 3, 0),
         ((1, 1, 1, 1), (1, 1, 3, 3), 2, 1),
+        ((3, 2, 2, 5), (2, 3, 5, 4), 2, 1),
+        ((2, 2, 2, 2), (2, 2, 6, 5), 1, 2),
     ]
     return [{"y": normals(rng, *y), "w": normals(rng, *w), "stride": s, "padding": p}
             for y, w, s, p in sizes]
@@ -235,6 +311,21 @@ def close_together(y, w, stride, padding):
     return painted(y, w, 1, padding)
 
 
+@transposed_conv2d.wrong(
+    "Rows and columns of the kernel are exchanged; with oblong kernels it fails."
+)
+def brush_on_its_side(y, w, stride, padding):
+    return painted(y, w.transpose(2, 3), stride, padding)
+
+
+@transposed_conv2d.wrong(
+    "The padding is cut off at one end only: p rows above *and* below, columns left *and* right."
+)
+def cropped_at_one_end(y, w, stride, padding):
+    x = painted(y, w, stride, 0)
+    return x[:, :, : x.shape[2] - 2 * padding, : x.shape[3] - 2 * padding]
+
+
 @transposed_conv2d.wrong("The input channels are averaged; what they paint is added up.")
 def mean_of_channels(y, w, stride, padding):
     return painted(y, w, stride, padding) / y.shape[1]
@@ -246,9 +337,9 @@ conv_backward = Exercise(
     "conv_backward",
     level="stretch",
     minutes=35,
-    tests="several channels and pictures, stride 1 to 3, rows that no window reaches.",
+    tests="several channels and pictures, stride 1 to 4, rows that no window reaches, and gaps "
+    "between windows.",
     hint="Write both sums over the places (i, j) of g; the window of (i, j) begins at (s·i, s·j).",
-    atol=1e-5,
 )
 
 
@@ -259,6 +350,8 @@ def gradients_above(rng):
         ((2, 2, 5, 5), (2, 2, 3, 3), 1),
         ((3, 2, 7, 6), (2, 2, 3, 3), 2),
         ((1, 1, 4, 8), (2, 1, 2, 3), 3),
+        ((2, 3, 3, 3), (1, 3, 1, 1), 1),
+        ((1, 2, 8, 7), (3, 2, 2, 1), 4),
     ]
     drawn = []
     for x, w, s in sizes:
@@ -313,6 +406,35 @@ def stride_left_out(x, w, g, stride):
     return both_gradients(x, w, g, stride)[0], grad_w[:, :, :k, :m]
 
 
+@conv_backward.wrong("w's gradient is a sum over the places of the window; yours is their mean.")
+def mean_over_places(x, w, g, stride):
+    grad_x, grad_w = both_gradients(x, w, g, stride)
+    return grad_x, grad_w / g[0, 0].numel()
+
+
+@conv_backward.wrong(
+    "Where windows overlap in x, each adds its share; yours keeps the last one's alone."
+)
+def last_window_alone(x, w, g, stride):
+    grad_x, (k, m) = torch.zeros_like(x), w.shape[2:]
+    for i in range(g.shape[2]):
+        for j in range(g.shape[3]):
+            rows, columns = slice(i * stride, i * stride + k), slice(j * stride, j * stride + m)
+            grad_x[:, :, rows, columns] = torch.einsum("bo,ockl->bckl", g[:, :, i, j], w)
+    return grad_x, both_gradients(x, w, g, stride)[1]
+
+
+@conv_backward.wrong("Both signs are turned: a gradient is returned, not a step against it.")
+def against_it(x, w, g, stride):
+    grad_x, grad_w = both_gradients(x, w, g, stride)
+    return -grad_x, -grad_w
+
+
+@conv_backward.wrong("g is left out: these are the gradients of the sum of y.")
+def of_the_sum(x, w, g, stride):
+    return both_gradients(x, w, torch.ones_like(g), stride)
+
+
 @conv_backward.wrong("w's gradient is turned by 180°: w[u, v] met the pixel x[s·i + u, s·j + v].")
 def kernel_gradient_turned(x, w, g, stride):
     grad_x, grad_w = both_gradients(x, w, g, stride)
@@ -335,7 +457,8 @@ share_right = Exercise(
 @share_right.cases
 def classifiers(rng):
     drawn = []
-    for n, batch_size, training in [(11, 4, True), (11, 4, False), (7, 3, True), (6, 20, True)]:
+    sizes = [(11, 4, True), (11, 4, False), (7, 3, True), (6, 20, True), (9, 1, False)]
+    for n, batch_size, training in sizes:
         x = 2 * normals(rng, n, 3) + 1
         seed = draw_seed(rng)
         net = drivers.small_classifier(seed).eval()
@@ -402,6 +525,22 @@ def mean_of_shares(net, x, labels, batch_size):
 @share_right.wrong("You return how many are right; the share divides by the number of pictures.")
 def number_right(net, x, labels, batch_size):
     return counted(net, x, labels, batch_size) * len(x)
+
+
+@share_right.wrong("You return how many are wrong; asked for is the share that is right.")
+def share_wrong(net, x, labels, batch_size):
+    return 1 - counted(net, x, labels, batch_size)
+
+
+@share_right.wrong("You return per cent; a share lies between 0 and 1.")
+def in_per_cent(net, x, labels, batch_size):
+    return 100 * counted(net, x, labels, batch_size)
+
+
+@share_right.wrong("Only the last batch counts: add up over all of them.")
+def last_batch_alone(net, x, labels, batch_size):
+    n = (len(x) - 1) // batch_size * batch_size
+    return counted(net, x[n:], labels[n:], batch_size)
 
 
 @share_right.wrong("The last batch is left out when it is smaller than the others.")

@@ -72,7 +72,11 @@ def small_classifier(seed):
 
 
 def share_right(answer, case):
+    """A net with gradients in its weights, as in the middle of a training."""
     net = small_classifier(case["net"]).train(case["training"])
+    for weight in net.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.full_like(weight, 0.5)
     return answer(net, case["x"], case["labels"], case["batch_size"])
 
 

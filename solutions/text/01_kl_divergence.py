@@ -50,8 +50,9 @@ plot.style()
 #
 # `p`, `q`: tensors (…, K) of probabilities, one distribution along the last dimension. Return (…).
 # Two conventions: where $p_k = 0$ the term is 0, whatever $q_k$ is; where $q_k = 0 < p_k$ it is
-# infinite. A network will learn $q$ through this function, so its gradient in `q` must be finite
-# wherever the value is.
+# infinite, however small $p_k$ is: only 0 is 0. K may be in the thousands. A network will learn $q$
+# through this function, so its gradient in `q` must be finite wherever the value is. It is
+# $-p_k/q_k$; with a constant added to all $k$ it counts as the same, since $q$ always sums to 1.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -170,7 +171,7 @@ check("kl_diagonal_gaussians", kl_diagonal_gaussians)
 # pupil's, both (B, K); the loss should be KL(p‖q) in nats, averaged over the batch. It runs, it
 # falls, and two things are odd: with more classes it is smaller from the start, and a pupil who is
 # sure of one class only, where the teacher hesitates between two, is hardly blamed. Yours should
-# also be exact for logits of ±200.
+# also be exact for logits of ±1000.
 
 # %%
 def broken_kl(p_logits, q_logits):
@@ -203,7 +204,7 @@ plot.show(fig, alt="The broken loss of random logits falls as the number of clas
 #
 # `F.kl_div(input, target)` takes $\log q$ first and $p$ second, and gives
 # $\mathrm{KL}(\text{target}\,\|\,\text{input})$: the opposite of the order on paper.
-# `log_target=True` lets you give $\log p$, which is exact for logits of ±200.
+# `log_target=True` lets you give $\log p$, which is exact for logits of ±1000.
 #
 # </details>
 

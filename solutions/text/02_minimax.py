@@ -52,14 +52,15 @@ plot.style()
 #
 # `p`, `q`: densities at the same points, two tensors of one shape (…). Return $D^*$, of that shape.
 # Where both are exactly 0 any answer is as good as any other; by convention it is ½ here. Densities
-# far out are *tiny* without being 0, such as $10^{-65}$: there the formula must still hold. Before
-# you run it: how sure is $D^*$ where $p = 10^{-65}$ and $q = 3\cdot10^{-65}$?
+# far out are *tiny* without being 0: down to $10^{-40}$ in 32 bits, and to $10^{-300}$ in 64. There
+# the formula must still hold. Before you run it: how sure is $D^*$ where $p = 10^{-300}$ and
+# $q = 3\cdot10^{-300}$?
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # Which of the popular cures for 0/0 (a small ε, `clamp`, `nan_to_num`, `torch.where`) leave
-# $10^{-65}$ alone?
+# $10^{-300}$ alone? And what is an ε of $10^{-100}$ in 32 bits?
 #
 # </details>
 #
@@ -98,13 +99,13 @@ plot.show(ax, alt="D* rises from 0 to 1 between the two bells, and returns to 0 
 #
 # *core · 15 minutes · `js_bound`*
 #
-# Nobody has $D^*$ for pictures. But *every* judge gives a lower bound on how far the forgery is:
+# Nobody has $D^*$ for pictures. But *every* judge gives a lower bound on how far off the forgery is:
 #
 # $$\mathrm{JS}(p, q) \;\ge\; \tfrac12\big(V(D, G) + \log 4\big),\qquad
 # V = \mathbb E_p[\log D(x)] + \mathbb E_q[\log(1 - D(\tilde x))].$$
 #
 # `real_logits`: (N,), `fake_logits`: (M,), with $D = \sigma(\text{logit})$; N and M may differ.
-# Return the bound, a scalar in nats, differentiable in both. It must be right for logits of ±200;
+# Return the bound, a scalar in nats, differentiable in both. It must be right for logits of ±1000;
 # a negative bound stays negative. **Predict:** the bound for logits that are all 0?
 
 # %% [markdown]
@@ -266,7 +267,7 @@ draw(broken_run, "Both losses fall to zero at once; μ moves a little and stops 
 # each loss answer to a judge that calls everything real?
 #
 # Write the judge's loss. `real_logits`: (N,), `fake_logits`: (M,), N and M may differ. Return
-# $-V$, a scalar in nats that is *minimised*, exact for logits of ±200.
+# $-V$, a scalar in nats that is *minimised*, exact for logits of ±1000.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
