@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from gencourse.checks import core, drivers, inside, values, watch
 from gencourse.checks.core import Exercise, NotYet, check
@@ -359,6 +360,180 @@ def test_a_right_answer_may_have_any_precision(exercise, dtype):
     for seed in SEEDS if dtype is torch.float64 else SEEDS[:1]:
         told = verdict(exercise, program if generator else answer, seed)
         assert told.passed, told
+
+
+# --- other right answers, and wrong ones that are right but for a mode ---------------------------
+
+
+bce = torch.nn.functional.binary_cross_entropy_with_logits
+
+
+def as_in_pytorchs_tutorial(G, D, g_opt, d_opt, x_real, z):
+    D.zero_grad()
+    real_loss = bce(D(x_real), torch.ones(len(x_real)))
+    real_loss.backward()
+    x_fake = G(z)
+    fake_loss = bce(D(x_fake.detach()), torch.zeros(len(x_real)))
+    fake_loss.backward()
+    d_opt.step()
+    G.zero_grad()
+    g_loss = bce(D(x_fake), torch.ones(len(x_real)))
+    g_loss.backward()
+    g_opt.step()
+    return (real_loss + fake_loss).item(), g_loss.item()
+
+
+def frozen_for_gs_turn(G, D, g_opt, d_opt, x_real, z, freeze=True, before=None, between=None):
+    both = D(torch.cat([x_real, (G(z) if before is None else before(G, z)).detach()]))
+    real, fake = both.chunk(2)
+    d_loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+    d_opt.zero_grad(set_to_none=False)
+    d_loss.backward()
+    d_opt.step()
+    D.requires_grad_(not freeze)
+    if between:
+        between(D)
+    g_loss = -F.logsigmoid(D(G(z))).mean()
+    g_opt.zero_grad()
+    g_loss.backward(inputs=list(G.parameters()))
+    g_opt.step()
+    D.requires_grad_(True)
+    return d_loss, g_loss
+
+
+def frozen_by_eval(*game):
+    return frozen_for_gs_turn(*game, freeze=False, between=lambda D: D.eval())
+
+
+def frozen_by_eval_and_back(G, D, *game):
+    losses = frozen_by_eval(G, D, *game)
+    D.train()
+    return losses
+
+
+def pictures_in_eval_mode(*game):
+    def before(G, z):
+        x = G.eval()(z)
+        G.train()
+        return x
+
+    return frozen_for_gs_turn(*game, before=before)
+
+
+def by_hand(G, D, x_real, z, rate):
+    def step(net, loss):
+        weights = list(net.parameters())
+        for p, g in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            p.data -= rate * g
+        return loss.item()
+
+    ones, found = torch.ones(x_real.shape[1]), []
+    for x, noise in zip(x_real, z, strict=True):
+        d_loss = step(D, bce(D(x), ones) + bce(D(G(noise).detach()), 0 * ones))
+        found.append((d_loss, step(G, bce(D(G(noise)), ones))))
+    return [*zip(*found, strict=True)]
+
+
+def loops(x, w, stride, padding):
+    x = F.pad(x, (padding,) * 4)
+    (B, _, H, W), (M, _, K, L) = x.shape, w.shape
+    y = torch.zeros(B, M, (H - K) // stride + 1, (W - L) // stride + 1)
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            window = x[:, :, i * stride : i * stride + K, j * stride : j * stride + L]
+            y[:, :, i, j] = torch.einsum("bckl,ockl->bo", window, w)
+    return y
+
+
+def through_data(average, source, decay):
+    pairs = [*zip(average.parameters(), source.parameters(), strict=True),
+             *zip(average.buffers(), source.buffers(), strict=True)]  # fmt: skip
+    for mine, theirs in pairs:
+        mine.data = decay * mine.data + (1 - decay) * theirs.data
+
+
+def loaded(average, source, decay):
+    new = source.state_dict()
+    average.load_state_dict({k: decay * v + (1 - decay) * new[k] if v.is_floating_point() else v
+                             for k, v in average.state_dict().items()})  # fmt: skip
+
+
+def divergence_of_categoricals(p, q):
+    kind = torch.distributions.Categorical
+    return torch.distributions.kl_divergence(kind(probs=p), kind(probs=q))
+
+
+class Frozen:
+    def __init__(self, net):
+        self.weights = [p for p in net.parameters() if p.requires_grad]
+
+    def __enter__(self):
+        for p in self.weights:
+            p.requires_grad_(False)
+
+    def __exit__(self, *_):
+        for p in self.weights:
+            p.requires_grad_(True)
+
+
+def all_at_once(net, x, labels, batch_size):
+    mode = net.training
+    net.eval()
+    found = torch.cat([net(part).argmax(1) for part in x.split(batch_size)])
+    net.train(mode)
+    return (found == labels).float().mean()
+
+
+def fakes_first(G, C, g_opt, c_opt, x_reals, zs, penalty):
+    with torch.no_grad():
+        x_fakes = [G(z) for z in zs[:-1]]
+    for x, x_fake in zip(x_reals, x_fakes, strict=True):
+        c_opt.zero_grad()
+        (C(x_fake) - C(x)).mean().add(penalty(C, x, x_fake)).backward()
+        c_opt.step()
+    g_opt.zero_grad()
+    C(G(zs[-1])).mean().neg().backward()
+    g_opt.step()
+
+
+def clamped_data(critic, optimizer, x_real, x_fake, clip):
+    score = critic(x_real).mean() - critic(x_fake).mean()
+    optimizer.zero_grad()
+    score.neg().backward()
+    optimizer.step()
+    for weight in critic.parameters():
+        weight.data = weight.data.clip(-clip, clip)
+    return score
+
+
+def weighted_along(critic, x_real, x_fake, epsilon):
+    x = torch.stack([torch.lerp(b, a, e) for a, b, e in zip(x_real, x_fake, epsilon, strict=True)])
+    values = critic(x.requires_grad_())
+    (slope,) = torch.autograd.grad(values, x, torch.ones_like(values), create_graph=True)
+    return sum((s.norm() - 1) ** 2 for s in slope) / len(x)
+
+
+ALSO_RIGHT = {
+    "gan_step": [as_in_pytorchs_tutorial, frozen_for_gs_turn], "train_pair": [by_hand],
+    "conv2d": [loops], "kl": [divergence_of_categoricals], "freeze": [Frozen],
+    "ema_update": [through_data, loaded], "share_right": [all_at_once],
+    "wgan_round": [fakes_first], "clipped_step": [clamped_data],
+    "gradient_penalty": [weighted_along],
+}  # fmt: skip
+NOT_RIGHT = {"gan_step": [frozen_by_eval, frozen_by_eval_and_back, pictures_in_eval_mode]}
+
+
+@pytest.mark.parametrize(("name", "answer"), [(k, a) for k, v in ALSO_RIGHT.items() for a in v])
+def test_another_right_answer_passes(name, answer):
+    for seed in SEEDS:
+        told = verdict(core.exercises()[name], answer, seed)
+        assert told.passed, told
+
+
+@pytest.mark.parametrize(("name", "answer"), [(k, a) for k, v in NOT_RIGHT.items() for a in v])
+def test_another_mode_is_another_training(name, answer):
+    for seed in SEEDS:
+        assert not verdict(core.exercises()[name], answer, seed).passed
 
 
 # --- what is said of any other fault --------------------------------------------------------------

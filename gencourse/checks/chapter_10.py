@@ -389,6 +389,7 @@ vaegan_gradients = Exercise(
     minutes=45,
     tests="the gradients of all three nets, for several sizes, values of γ and a batch of one.",
     hint="Write the three losses first; then, for each net, ask for the gradient of its own alone.",
+    free=("grad",),
 )
 
 

@@ -478,7 +478,9 @@ def _error_sentence(error):
 
 
 def _show_case(case):
-    return ", ".join(f"{name} = {_show(value)}" for name, value in case.items())
+    """A case in words, without the seed of its nets, which tells nobody anything."""
+    shown = {k: v for k, v in case.items() if k not in ("net", "nets")}
+    return ", ".join(f"{name} = {_show(value)}" for name, value in shown.items())
 
 
 def _show(value):

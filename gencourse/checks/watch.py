@@ -150,14 +150,23 @@ def _look(value, where, found):
 def _look_at_tensor(tensor, where, found):
     if isinstance(tensor, torch.nn.Parameter):
         found[f"{where}:object"] = tensor  # an optimizer holds it, not its name
-        found[f"{where}:weights"] = values.plain(tensor)
+        found[f"{where}:weights"] = _copy(tensor)
     else:
-        found[f"{where}:values"] = values.plain(tensor)
+        found[f"{where}:values"] = _copy(tensor)
     found[f"{where}:dtype"] = str(tensor.dtype)
     found[f"{where}:hooks"] = len(tensor._backward_hooks or ())
     if tensor.is_leaf:
         found[f"{where}:requires_grad"] = tensor.requires_grad
-        found[f"{where}:grad"] = values.plain(tensor.grad)
+        found[f"{where}:grad"] = _copy(tensor.grad)
+
+
+def _copy(tensor):
+    """A tensor's values now: fast where it is as most are."""
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and (
+        tensor.is_cpu
+    ):  # fmt: skip
+        return tensor.detach().clone()
+    return values.plain(tensor)
 
 
 def _look_at_module(module, where, found):
@@ -182,7 +191,7 @@ class Watched:
     """An answer to be called as it is; `left` grows by a record of each call that is over.
 
     A record has the names of the arguments and, by key, what is no longer as it was before. A
-    context manager's call is over when its block is, a generator's when it returns; one that fails
+    context manager's call is over when its block is, a generator's when it returns. One that fails
     has no record.
     """
 
@@ -190,57 +199,44 @@ class Watched:
         self.__wrapped__, self.left = answer, [] if left is None else left
 
     def __call__(self, *given):
-        answer = self.__wrapped__
-        over = self._begin(given)
-        try:
-            found = answer(*given)
-        except BaseException:
-            over(failed=True)
-            raise
-        if any(hasattr(type(found), name) for name in ("__enter__", "send")):
-            return _Open(found, over)
-        over()
-        return _Object(found, self.left) if isinstance(answer, type) else found
-
-    def _begin(self, given):
-        """Look at everything. Returns: what is to be called when the call is over."""
-        world = _world()
+        answer, world = self.__wrapped__, _world()
         before = facts(given) | _said(world)
-        guard = torch.inference_mode(False)
-        guard.__enter__()
-        torch.set_grad_enabled(world["grad mode"])  # the guard turns it on
 
-        def over(failed=False):
-            after = facts(given) | _said(_world())
-            guard.__exit__(None, None, None)
+        def over():
+            changed = changes(before, facts(given) | _said(_world()))
+            names = _names(answer, len(given)) if changed else ()
+            self.left.append({"names": names, "changed": changed})
             _put_back(world)
-            if not failed:
-                names = _names(self.__wrapped__, len(given))
-                self.left.append({"names": names, "changed": changes(before, after)})
 
-        return over
+        with torch.inference_mode(False):  # as in `known`
+            torch.set_grad_enabled(world["grad mode"])  # the line above turns it on
+            found = answer(*given)
+            if any(hasattr(type(found), name) for name in ("__enter__", "send")):
+                return _Open(found, over)
+            over()
+        return _Object(found, self.left) if isinstance(answer, type) else found
 
 
 class _Open:
     """A context manager or a generator, whose call is over when it is."""
 
     def __init__(self, found, over):
-        self.found, self.over = found, over
+        self.__wrapped__, self._over = found, over
 
     def __enter__(self):
-        return self.found.__enter__()
+        return self.__wrapped__.__enter__()
 
     def __exit__(self, *error):
         try:
-            return self.found.__exit__(*error)
+            return self.__wrapped__.__exit__(*error)
         finally:
-            self.over()
+            self._over()
 
     def send(self, value):
         try:
-            return self.found.send(value)
-        except BaseException as error:  # StopIteration brings what it returns
-            self.over(failed=not isinstance(error, StopIteration))
+            return self.__wrapped__.send(value)
+        except StopIteration:  # with what it returns
+            self._over()
             raise
 
 
@@ -253,6 +249,11 @@ class _Object:
     def __getattr__(self, name):
         found = getattr(self.__wrapped__, name)
         return Watched(found, self._left) if callable(found) else found
+
+
+def bare(value):
+    """A value without what watches it."""
+    return value.__wrapped__ if isinstance(value, (_Open, _Object)) else value
 
 
 def _names(answer, count):
@@ -282,7 +283,9 @@ def _hash(array):
 def _plain(value):
     if isinstance(value, torch.nn.Parameter):
         return "another"  # of an object nothing travels but that
-    return value if isinstance(value, (*PLAIN, torch.Tensor, values.Other)) else str(value)
+    if isinstance(value, torch.Tensor):
+        return values.plain(value)
+    return value if isinstance(value, (*PLAIN, values.Other)) else str(value)
 
 
 def same(a, b):
