@@ -277,7 +277,7 @@ def test_generating_again_gives_the_same_bytes(built):
 
 def test_without_nbgrader_it_is_said_how_to_install_it(built, monkeypatch):
     monkeypatch.setitem(sys.modules, "nbgrader", None)
-    sentence = "nbgrader can't make the exercises: it is not installed; run `uv sync --group classroom`"
+    sentence = "nbgrader can't make the exercises: it is not installed; run `uv sync --group"
     assert any(sentence in x for x in exercises.solution(TINY))
     with pytest.raises(build.BuildError, match=sentence):
         build.build_solution(TINY)

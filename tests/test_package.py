@@ -183,6 +183,14 @@ def test_conda_installs_the_same_packages_with_the_same_bounds():
     assert environment["channels"] == ["conda-forge", "nodefaults"]
 
 
+def test_what_is_for_teachers_is_in_nobody_elses_jupyterlab():
+    """uv installs only `dev` by default, and conda's environment holds what that does."""
+    assert [split(x)[0] for x in PROJECT["dependency-groups"]["classroom"]] == ["nbgrader"]
+    learners = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    assert "nbgrader" not in {split(x)[0] for x in learners}
+    assert "default-groups" not in PROJECT["tool"]["uv"]
+
+
 def test_the_dev_group_holds_the_test_tools():
     """uv installs only `dev` by default; without pytest in it, `uv run pytest` is another one."""
     dev = {split(x)[0] for x in PROJECT["dependency-groups"]["dev"]}
@@ -223,6 +231,11 @@ def test_the_readme_gives_the_commands_and_ci_runs_them():
     assert lines[-1] == COMMANDS[-1], "CI ends in the README's own test command"
     assert any(COMMANDS[0] in line for line in lines)
     assert "../shared/data" in script and "GENCOURSE_DATA" in script
+    # before, the same as a stranger has it, and at the end nothing is skipped that can be had
+    (stranger,) = (line for line in lines if line.endswith("uv run pytest -m needs -n0"))
+    assert "-u CI -u GENCOURSE_DATA" in stranger
+    assert lines.index("uv sync") < lines.index(stranger) < lines.index("uv sync --group classroom")
+    assert lines[-2] == "export CI=1"
 
 
 def test_the_readme_is_one_screen():

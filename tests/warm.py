@@ -41,7 +41,7 @@ PYTHON = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
 IMPORTED = (
     "torch torch._dynamo torchvision accelerate safetensors.torch matplotlib.pyplot IPython typer "
     "ipykernel.kernelapp ipykernel.zmqshell ipywidgets sklearn.datasets scipy.stats pooch psutil "
-    "pydantic.type_adapter PIL.BmpImagePlugin PIL.GifImagePlugin PIL.JpegImagePlugin"
+    "nbformat pydantic.type_adapter PIL.BmpImagePlugin PIL.GifImagePlugin PIL.JpegImagePlugin"
 )
 AT_START = ("PYTHON", "PYTORCH", "TORCHDYNAMO", "TORCH_LOGS", "CUDA", "OMP_", "MKL_", "MPL", "LD_")
 LATER = ("PYTHONPATH", "PYTHON_EXEC")
