@@ -69,16 +69,15 @@ Model = StrEnum("Model", list(KINDS))
 
 def _usual(name, text):
     """An option of KINDS: its help says which kinds have it, and their defaults."""
-    kinds = {}
+    kinds = {}  # default → which have it
     for kind, row in KINDS.items():
         if name in row.options:
-            kinds.setdefault(row.options[name], []).append(kind)
-    values = [
-        ("{} on a CPU, {} on a GPU".format(*value) if isinstance(value, tuple) else f"{value}")
-        + f" ({', '.join(which)})"
-        for value, which in kinds.items()
-    ]
-    return typer.Option(help=f"{text}; default {', '.join(values)}.")
+            value = row.options[name]
+            pair = isinstance(value, tuple)
+            value = "{} on a CPU, {} on a GPU".format(*value) if pair else value
+            kinds.setdefault(value, []).append(kind)
+    values = ", ".join(f"{value} ({', '.join(which)})" for value, which in kinds.items())
+    return typer.Option(help=f"{text}; default {values}.")
 
 
 def _path(text):
@@ -86,6 +85,10 @@ def _path(text):
     if not str(text):
         raise typer.BadParameter("it is empty.")
     return Path(os.path.expanduser(text))
+
+
+_argument = partial(typer.Argument, parser=_path)
+_option = partial(typer.Option, parser=_path)
 
 
 @app.callback()
@@ -114,10 +117,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the run; default runs/MODEL-DATA.", parser=_path, metavar="FOLDER"
-        ),
+        Path | None, _option(help="Folder of the run; default runs/MODEL-DATA.", metavar="FOLDER")
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; default: as suits the device.")
@@ -170,12 +170,13 @@ def train(
     on_gpu = runtime.device().type != "cpu"
     usual = {k: v[on_gpu] if isinstance(v, tuple) else v for k, v in kind.options.items()}
     options = usual | given
-    out = options.setdefault("out", Path("runs") / f"{model}-{_file_name(data)}")
+    name = re.sub(r"[^A-Za-z0-9]+", "-", data).strip("-")
+    out = options.setdefault("out", Path("runs") / f"{model}-{name}")
     loops.check(**{name: value for name, value in options.items() if name in loops.LIMITS})
     if options["batch_size"] < 2:
         raise runtime.OptionError("batch_size", "is 1; BatchNorm needs at least 2.")
     _check_size(size)
-    sizes = {name: options.pop(name) for name in ("z_dim", "width") if name in options}
+    sizes = {k: options.pop(k) for k in inspect.signature(kind.nets).parameters if k in options}
     loop = getattr(loops, kind.loop)
     own = inspect.signature(loops.Options).parameters
     loops.Options(**{name: value for name, value in options.items() if name in own})  # or refused
@@ -209,10 +210,7 @@ def train(
 @app.command()
 def doctor(
     folder: Annotated[
-        Path,
-        typer.Argument(
-            help="The folder of a run: what --out named.", parser=_path, metavar="FOLDER"
-        ),
+        Path, _argument(help="The folder of a run: what --out named.", metavar="FOLDER")
     ],
 ):
     """Say what went wrong in the run of a GAN or a VAE, with numbers, a cure and the lesson.
@@ -230,18 +228,11 @@ def doctor(
 def grade(
     submissions: Annotated[
         Path,
-        typer.Argument(
-            help="Folder or .zip of notebooks, as Canvas and Moodle give them.",
-            parser=_path,
-            metavar="PATH",
-        ),
+        _argument(help="A folder or .zip, as Canvas or Moodle gives it.", metavar="PATH"),
     ],
     assignment: Annotated[str, typer.Option(help="Such as 01_kl_divergence.")],
     out: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for grades.csv, pages and the summary.", parser=_path, metavar="FOLDER"
-        ),
+        Path, _option(help="Folder for grades.csv, pages and the summary.", metavar="FOLDER")
     ],
     workers: Annotated[int | None, typer.Option(help="Side by side; default: all cores.")] = None,
     seed: Annotated[
@@ -256,10 +247,7 @@ def grade(
         bool, typer.Option("--unsafe", help="No sandbox: only for notebooks you trust.")
     ] = False,
     moodle_worksheet: Annotated[
-        Path | None,
-        typer.Option(
-            help="Moodle's grading worksheet, to be filled in.", parser=_path, metavar="FILE"
-        ),
+        Path | None, _option(help="Moodle's grading worksheet, to be filled in.", metavar="FILE")
     ] = None,
     fail_under: Annotated[
         float | None, typer.Option(help="Exit with 1 if anybody has less than so many percent.")
@@ -313,10 +301,6 @@ def grade(
 
 def _flag(name):
     return "--" + name.replace("_", "-")
-
-
-def _file_name(text):
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
 
 
 def _test_half(data, images):
@@ -384,6 +368,8 @@ def main():
     """Run the command; what its user can mend ends in one sentence on stderr and exit code 2."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(_one_line(message), file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":  # of several processes (`ranks`) the first says it
+            warnings.simplefilter("ignore")
         try:
             sys.exit(app(standalone_mode=False))
         except (KeyboardInterrupt, typer.Abort) as stop:

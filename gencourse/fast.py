@@ -95,7 +95,7 @@ def check_compile():
             torch.compile(torch.neg)(torch.zeros(2, device=runtime.device()))
             return
         except Exception as error:  # no Triton, no headers of Python, a Python too new for torch …
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = _first_line(error) or type(error).__name__
     raise runtime.UserError(
         f"torch.compile does not work here: {reason}. Leave compile (--compile) out, or install a "
         "C++ compiler (Debian, Ubuntu: `apt install g++`, macOS: `xcode-select --install`, Windows "

@@ -138,7 +138,7 @@ BAD = {
     "steps in words": ([*TINY, "--steps", "many"], "--steps"),
     "batch": ([*TINY, "--batch-size", "1"], "BatchNorm"),
     "rate": ([*TINY, "--lr", "-1"], "--lr"),
-    "shift": ([*TINY, "--shift", "-1"], "--shift is -1"),
+    "shift": ([*TINY, "--shift", "1"], "it is for classifier, not for dcgan"),
     "out is a file": ([*TINY, "--out", "FILE"], "is a file"),
     "unknown option": (["--step", "3"], "--step"),
 }

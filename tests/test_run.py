@@ -198,6 +198,25 @@ def test_fresh_deletes_only_what_a_run_writes(tmp_path):
     _, run = fit(tmp_path, 2, fresh=True)
     assert mine.exists() and (tmp_path / "samples" / "holiday.png").exists()
     assert len(run.history["loss"]) == 2
+    assert [p.name for p in checkpoint.paths(tmp_path)] == ["checkpoint-00000002.pt"]
+    assert list(run.samples()) == [2]
+
+
+def test_fresh_deletes_when_the_new_run_begins_and_not_a_second_time(tmp_path):
+    fit(tmp_path, 4)
+    before = sorted(tmp_path.rglob("*"))
+    run = Run(tmp_path, settings={"lr": 9}, checkpoint_every=1, progress=False, fresh=True)
+    with pytest.raises(ZeroDivisionError), run:
+        raise ZeroDivisionError  # whatever happens before the first step
+    assert sorted(tmp_path.rglob("*")) == before
+    for stop_at in (2, None):  # stopped, and the same object goes on
+        with run:
+            for step in run.steps(4):
+                if step == stop_at:
+                    break
+                run.log(loss=float(step))
+        assert not (tmp_path / "samples" / "step-000004.png").exists()
+    assert run.history["loss"] == [0.0, 1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("folder", [None, "run"])
