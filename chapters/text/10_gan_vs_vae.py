@@ -62,8 +62,8 @@ print(runtime.describe())
 # %%
 DATA = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
 SEEDS = (0, 1, 2)  # three: enough to see luck, few enough to pay for
-GAN_STEPS = runtime.budget(smoke=16, cpu=6_000, gpu=30_000)  # chapter 07's league, the same runs
-VAE_STEPS = runtime.budget(smoke=16, cpu=8_000, gpu=30_000)
+GAN_STEPS = runtime.budget(smoke=16, cpu=6_000, gpu=18_000)  # chapter 07's league, the same runs
+VAE_STEPS = runtime.budget(smoke=16, cpu=8_000, gpu=18_000)
 WIDTH = runtime.budget(smoke=8, cpu=16, gpu=64)  # channels of the GAN's largest maps
 VAE_WIDTH = runtime.budget(smoke=8, cpu=32, gpu=64)
 BATCH, LR = 64, 1e-3  # of both, in every training here
