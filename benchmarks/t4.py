@@ -318,7 +318,8 @@ def estimated(estimate):
         (less, _), (more, peak) = cost(work.loop, 2), cost(work.loop, 3)
         steps = chapter[work.steps] if isinstance(work.steps, str) else work.steps
         seconds = more.seconds - less.seconds
-        row = {"chapter": estimate.stem, "work": work.what, "steps": steps, "runs": work.runs}
+        row = {"chapter": estimate.stem, "work": work.what, "budget": str(work.steps)}
+        row |= {"steps": steps, "runs": work.runs}
         row |= {"launches a step": more.launches - less.launches}
         row |= {"GFLOP a step": (more.flops - less.flops) / 1e9}
         row |= {"MB a step": (more.bytes - less.bytes) / 1e6}
