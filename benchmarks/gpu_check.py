@@ -244,7 +244,7 @@ def half(arguments):
     if not on_gpu():
         return [{"what": "float16 with a GradScaler", "ok": "not measured: no CUDA device"}]
     images, rows = data.load(arguments.data), []
-    scales = []
+    scales, steps = [], 20 if arguments.tiny else 200
 
     class Watching(run.Run):
         def __exit__(self, *exception):
@@ -255,16 +255,16 @@ def half(arguments):
         for kind in ("dcgan", "vae"):
             parts = models(kind, images.shape, arguments.width)
             with standing_in(Watching):
-                history = play(kind, images, parts, steps=200, batch_size=BATCH, graph=graph,
+                history = play(kind, images, parts, steps=steps, batch_size=BATCH, graph=graph,
                                precision="float16")  # fmt: skip
             name, grad = ("d_loss", "d_grad") if kind == "dcgan" else ("loss", "grad")
             values, full = history[name], play(
                 kind, images, models(kind, images.shape, arguments.width), steps=1,
                 batch_size=BATCH, precision="float32")[name]  # fmt: skip
             first = abs(values[0] - full[0]) / max(1, abs(full[0]))
-            finite = len(values) == 200 and all(map(math.isfinite, values))
+            finite = len(values) == steps and all(map(math.isfinite, values))
             rows.append({
-                "what": f"{kind} in float16, graph {graph}, 200 steps",
+                "what": f"{kind} in float16, graph {graph}, {steps} steps",
                 "ok": finite and first < 0.01,
                 "first loss off by": first, "last loss": values[-1],
                 "steps skipped": sum(length > 1e30 for length in history[grad]),

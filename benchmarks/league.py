@@ -14,8 +14,8 @@ from gencourse import data, nets, runtime, train
 WIDTH = runtime.budget(smoke=8, cpu=16, gpu=64)
 DENSE = runtime.budget(smoke=64, cpu=128, gpu=256)
 VAE_WIDTH = runtime.budget(smoke=8, cpu=32, gpu=64)
-GAN_STEPS = runtime.budget(smoke=16, cpu=6_000, gpu=30_000)
-VAE_STEPS = runtime.budget(smoke=16, cpu=8_000, gpu=30_000)
+GAN_STEPS = runtime.budget(smoke=16, cpu=6_000, gpu=18_000)
+VAE_STEPS = runtime.budget(smoke=16, cpu=8_000, gpu=18_000)
 DATA = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
 
 

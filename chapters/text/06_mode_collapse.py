@@ -60,7 +60,7 @@ DEVICE = runtime.device()
 print(runtime.describe())
 
 # %%
-STEPS = runtime.budget(smoke=20, cpu=2_500, gpu=10_000)  # G steps, the same for every method
+STEPS = runtime.budget(smoke=20, cpu=2_500, gpu=5_000)  # G steps, the same for every method
 SEEDS = 5  # games per method: one run proves nothing here
 BATCH = 64
 Z_DIM = 8  # more than the two dimensions of the data, as for pictures
