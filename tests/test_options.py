@@ -89,7 +89,7 @@ def test_what_all_kinds_share_has_the_same_defaults_here_and_there():
 OTHERS = [
     (model, name)
     for model, kind in KINDS.items()
-    for name in {n for other in KINDS.values() for n in other.options} - kind.options.keys()
+    for name in sorted({n for other in KINDS.values() for n in other.options} - kind.options.keys())
 ]
 
 
