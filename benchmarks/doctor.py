@@ -229,6 +229,26 @@ class Painter(nn.Module):
         return self.vae.sample(z)
 
 
+class LearnedWidth(nn.Module):
+    """VAE with one σ for all pixels, a weight like the others; it rides on the logits."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae, self.z_dim, self.log_sigma = vae, vae.z_dim, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        logits, mu, logvar = self.vae(x)
+        return (logits, self.log_sigma.exp()), mu, logvar
+
+    def sample(self, z):
+        return self.vae.sample(z)
+
+
+def learned_width(answer, x):
+    logits, sigma = answer
+    return losses.gaussian_nll(2 * torch.sigmoid(logits) - 1, x, sigma)
+
+
 def bernoulli(logits, x):
     return losses.bernoulli_nll(logits, (x + 1) / 2)
 
@@ -381,7 +401,41 @@ FIRST = {  # name → how to make it
 }  # fmt: skip
 
 
-SECOND = {}
+SECOND = {  # made after the last change to the doctor
+    "hinge, no BatchNorm, harsh rates": lambda out: gan(
+        out, digits(), dense((1, 16, 16), norm=False), "hinge", lr=3e-3, betas=(0.9, 0.999),
+        steps=1200,
+    ),
+    "R1, Fashion-MNIST": lambda out: gan(
+        out, fashion(), convolutional_critic(fashion()), r1=1.0, steps=400
+    ),
+    "saturating loss": lambda out: gan(
+        out, digits(), dense((1, 16, 16), 128), "saturating", steps=1500, lr=5e-4
+    ),
+    "WGAN-GP, three classes": lambda out: gan(
+        out, three_classes(), convolutional_critic(digits()), "critic", penalty=10.0, d_steps=3,
+        lr=5e-4, betas=(0.0, 0.9), steps=250, seed=1,
+    ),
+    "points, gentle rates": lambda out: points(
+        out, dense((2,), 128, norm=False), steps=3000, lr=3e-4, d_lr=1e-3
+    ),
+    "64 pixels of colour": lambda out: gan(
+        out, data.load(colour().name, size=64, device="cpu"),
+        dcgan(data.load("shapes", size=64, count=8, device="cpu"), 4), batch=16, steps=250,
+    ),
+    "dense, young, Fashion-MNIST": lambda out: gan(
+        out, fashion(), dense((1, 28, 28), 64), lr=2e-4, steps=500
+    ),
+    "no BatchNorm, harsh rates": lambda out: gan(
+        out, fashion(), dense((1, 28, 28), norm=False), lr=2e-3, betas=(0.9, 0.999), steps=1200
+    ),
+    "VAE, σ is learned": lambda out: vae(out, digits(), LearnedWidth(small_vae()), learned_width),
+    "VAE, one row in 40": lambda out: vae(out, digits(), small_vae(), steps=800, log_every=40),
+    "VAE, stopped": lambda out: vae(out, fashion(), small_vae(28), steps=2000, stop=320),
+    "VAE of ten pictures": lambda out: vae(
+        out, some(digits(), range(10), "ten digits"), small_vae(), steps=500
+    ),
+}  # fmt: skip
 
 # What should be said: one of these, or several, and nothing else. Decided by looking at the last
 # samples and at all curves, before the doctor was asked.
