@@ -265,6 +265,7 @@ def chapter_14(c):
         for _ in range(steps):
             loop()
 
+    lean(1)  # Adam makes its averages in the first step, once for all that follow
     turns = (c.ROUNDS + 2) * c.PER_TURN
     return [
         Work("14.1–14.5: trials in turns, float32", lean, turns * 2, 11),
