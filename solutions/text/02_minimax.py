@@ -99,7 +99,8 @@ plot.show(ax, alt="D* rises from 0 to 1 between the two bells, and returns to 0 
 #
 # *core · 15 minutes · `js_bound`*
 #
-# Nobody has $D^*$ for pictures. But *every* judge gives a lower bound on how far off the forgery is:
+# Nobody has $D^*$ for pictures. But *every* judge gives a lower bound on how far off the forgery
+# is:
 #
 # $$\mathrm{JS}(p, q) \;\ge\; \tfrac12\big(V(D, G) + \log 4\big),\qquad
 # V = \mathbb E_p[\log D(x)] + \mathbb E_q[\log(1 - D(\tilde x))].$$
