@@ -12,7 +12,7 @@ import pytest
 
 from gencourse.checks import core
 
-SEEDS = (0, 1, 7)  # 0 is the notebook's; grading draws its own
+SEEDS = (0, 7)  # 0 is the notebook's; grading draws its own
 
 
 def tables():

@@ -171,7 +171,7 @@ GAUSSIANS_RIGHT = {
 GAUSSIANS_WRONG = {
     "σ² for logvar": (
         lambda m, v, n, w: by_ratio(m, v.abs().log(), n, w.abs().log()), "not"),
-    "means left out": (lambda m, v, n, w: by_ratio(0 * m, v, 0 * n, w), "not"),
+    "means left out": (lambda m, v, n, w: by_ratio(0 * m, v, 0 * n, w), "means are left out"),
     "widths left out": (lambda m, v, n, w: by_ratio(m, 0 * v, n, 0 * w), "not"),
     "ε in the variance": (
         lambda m, v, n, w: by_ratio(m, (v.exp() + 1e-2).log(), n, (w.exp() + 1e-2).log()), "not"),

@@ -79,7 +79,8 @@ D_WRONG = {
     "rounded to float32": (lambda p, q: masked(p.float(), q.float()), ""),
     "products": (lambda p, q: torch.where(p + q > 0, p * q / (p * q + q * q), 0.5), ""),
     "nan_to_num with 0": (lambda p, q: (p / (p + q)).nan_to_num(), "yours is 0"),
-    "½ where one is 0": (lambda p, q: torch.where((p > 0) & (q > 0), p / (p + q), 0.5), "not"),
+    "½ where one is 0": (lambda p, q: torch.where((p > 0) & (q > 0), p / (p + q), 0.5),
+                         "where one of them is, D is sure"),
     "clamped off 0 and 1": (lambda p, q: masked(p, q).clamp(0.01, 0.99), "not"),
     "in place": (lambda p, q: masked(p.add_(1e-3).sub_(1e-3), q), ""),
 }  # fmt: skip
