@@ -509,7 +509,8 @@ def main():
                 continue
             said = doctor(trained(kind, make, options.runs)).names
             rows.append({
-                "kind": kind, "said": " + ".join(said), "should have said": " or ".join(SHOULD[kind]),
+                "kind": kind, "said": " + ".join(said),
+                "should have said": " or ".join(SHOULD[kind]),
                 "right": set(said) <= set(SHOULD[kind]), "set": held_out,
             })  # fmt: skip
             print(f"{kind}: {rows[-1]['said']}", flush=True)

@@ -48,9 +48,9 @@ LEAP, LEAPS, ENOUGH = 2.5, 0.005, 32
 # scores no two pictures further apart than they are, 2·√pixels (222 at 64² in colour), one that is
 # held otherwise somewhat more: 10,000 is a critic that nothing holds.
 BLOWN_UP, UNHELD = 50, 10_000
-# Diversity of the samples, over that of the real: healthy 0.9 to 1 at the end (in the first held-out
-# set 0.83 to 1.1, ill ones there up to 0.59), a young dense GAN 0.55; ill 0.0 to 0.2, which no youth
-# explains. And over its own highest (which counts up to 1): healthy never below 0.9.
+# Diversity of the samples, over that of the real: healthy 0.9 to 1 at the end (in the first
+# held-out set 0.83 to 1.1, ill ones there up to 0.59), a young dense GAN 0.55; ill 0.0 to 0.2,
+# which no youth explains. And over its own highest (which counts up to 1): healthy never below 0.9.
 THIN, COLLAPSED, FALLEN = 0.6, 0.4, 0.7
 # Two samples are one picture if they differ by less than this share of what two real ones do. Among
 # 64 real ones (digits, MNIST, Fashion-MNIST, CIFAR-10, shapes; 20 sheets each) at most 2 have such

@@ -244,6 +244,16 @@ def test_prose_and_stamp_do_not_change_the_hash_but_code_does():
     assert rules.code_hash(rules.from_text(TEXT.replace("2 * 2", "2 ** 2"))) != before
 
 
+def test_only_the_sizes_of_the_profile_that_ran_count():
+    def code_hash(smoke, cpu, gpu, profile="cpu"):
+        size = f"runtime.budget(smoke={smoke}, cpu={cpu}, gpu={gpu})"
+        return rules.code_hash(rules.from_text(TEXT.replace("2 * 2", f"2 * {size}")), profile)
+
+    assert code_hash(1, 2, 3) == code_hash(8, 2, 9) != code_hash(1, 4, 3)
+    assert code_hash(1, 2, 3, "gpu") == code_hash(8, 9, 3, "gpu") != code_hash(1, 2, 4, "gpu")
+    assert code_hash('"a"', '"b"', '"c"') == code_hash('"x"', '"b"', '"y"')
+
+
 def test_filling_twice_changes_nothing():
     once, stamp = text()
     assert rules.filled(once, STEM, stamp) == once

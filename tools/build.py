@@ -232,7 +232,7 @@ def build(stem, profile, found=None):
     previous = rules.read_notebook(stem)
     text = rules.filled(rules.read_text(stem), stem, None)
     notebook = combined(text, previous)
-    code_hash = rules.code_hash(notebook)
+    code_hash = rules.code_hash(notebook, profile)
     found_runs = len(list(Path(found).rglob("config.json"))) if found else 0
     seconds, peak_mb, data, machine = _run(stem, notebook, profile, found)
     earlier = (previous.metadata.get("gencourse") or {}) if previous else {}
@@ -294,8 +294,8 @@ def changed():
     for stem in rules.stems():
         notebook = rules.read_notebook(stem)
         mark = notebook.metadata.get("gencourse") if notebook else None
-        now = rules.code_hash(rules.from_text(rules.read_text(stem)))
-        if not mark or mark["code_hash"] != now:
+        now = rules.from_text(rules.read_text(stem))
+        if not mark or mark["code_hash"] != rules.code_hash(now, mark["profile"]):
             found.append(stem)
     return found
 
