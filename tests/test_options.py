@@ -291,7 +291,7 @@ def test_nets_that_do_not_fit_are_refused_before_they_are_made(gencourse, monkey
     free = psutil.virtual_memory()._replace(available=1_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     monkeypatch.setattr(runtime, "device", lambda: torch.device("cpu"))
-    wide = ("--data", "digits", "--width", "4096", "--fresh", "--yes", "--out", "run")
+    wide = (*TINY, "--width", "64", "--fresh", "--yes", "--out", "run")
     code, lines = gencourse("train", "vae", *wide)
     assert code == 2 and "weights need" in lines[0] and "smaller --width" in lines[0]
     assert Path("run", "vae.safetensors").exists()
