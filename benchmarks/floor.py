@@ -160,10 +160,10 @@ def matmul_rate(dtype, tiny=False):
     return max(found)
 
 
-def copy_rate():
+def copy_rate(tiny=False):
     """Bytes/s, read and written together, of a copy far larger than any cache."""
     device = runtime.device()
-    n = 2**30 if device.type == "cuda" else 2**28
+    n = 2**24 if tiny else 2**30 if device.type == "cuda" else 2**28
     source = torch.ones(n, dtype=torch.uint8, device=device)
     goal = torch.zeros_like(source)
     return best_rate(lambda: goal.copy_(source), 2 * n)
@@ -216,7 +216,7 @@ def main():
     parser.add_argument("--untimed", action="store_true", help="count; time nothing but the rates")
     parser.add_argument("--tiny", action="store_true", help="a narrow net, to try the script")
     arguments = parser.parse_args()
-    copy, matmul, rows = copy_rate(), {}, []
+    copy, matmul, rows = copy_rate(arguments.tiny), {}, []
     todo = cases(arguments.tiny)
     worth = {p: report.worthwhile(p) for p in {case[4] for case in todo}}
     for size, channels, width, batch_size, precision, timed in todo:

@@ -28,8 +28,8 @@ PYTHON=${PYTHON:-python3}
 SLOWER=${SLOWER:-1}
 RUNS=${RUNS:-runs/gpu-build}
 RESULTS=benchmarks/results
-PROFILE=gpu
-[ -n "${PRETEND:-}" ] && PROFILE=smoke
+PROFILE=gpu KIND=cuda
+[ -n "${PRETEND:-}" ] && PROFILE=smoke KIND=pretended
 PREFIX=${PRETEND:+tests/pretend_cuda.py $PRETEND}
 export PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 unset GENCOURSE_DEVICE
@@ -83,7 +83,7 @@ prove() { # 150 + 60 + 60 + 60 + 60 s
     for which in agree graph half resume; do
         part 60 "gpu_check $which" benchmarks/gpu_check.py --data "$known" ${PRETEND:+--tiny} \
             --only $which
-        mv "$RESULTS/gpu_check-cuda.json" "$RESULTS/gpu_check-$which-cuda.json" 2>/dev/null
+        mv "$RESULTS/gpu_check-$KIND.json" "$RESULTS/gpu_check-$which-$KIND.json" 2>/dev/null
     done
     keep
 }

@@ -187,10 +187,12 @@ def stopping_at(step):
 
 def trained(images, arguments, folder, stop, **options):
     """Weights after 40 steps, at a stretch or with a stop in the middle: dict of tensors."""
-    options |= {"steps": 40, "batch_size": BATCH, "checkpoint_every": 20, "out": folder}
+    half_way = 4 if arguments.tiny else 20
+    options |= {"steps": 2 * half_way, "checkpoint_every": half_way}
+    options |= {"batch_size": BATCH, "out": folder}
     parts = models("dcgan", images.shape, arguments.width)
     if stop:
-        with standing_in(stopping_at(20)), contextlib.suppress(Stopped):
+        with standing_in(stopping_at(half_way)), contextlib.suppress(Stopped):
             play("dcgan", images, parts, **options)
         parts = models("dcgan", images.shape, arguments.width, seed=1)  # all must come from disk
     play("dcgan", images, parts, **options)

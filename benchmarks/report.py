@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -97,10 +98,11 @@ def _cell(value):
 def save(name, rows, **more):
     """Write results/NAME.json: the machine, the rows (a list of dicts) and whatever else was set.
 
-    Rows of a GPU and of a CPU never share a file. Returns: the path.
+    Rows of a GPU, of a CPU and of a pretended GPU never share a file. Returns: the path.
     """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{runtime.device().type}.json"
+    kind = "pretended" if "pretend_cuda" in sys.modules else runtime.device().type
+    path = RESULTS / f"{name}-{kind}.json"
     content = {"benchmark": name, **machine(), **more, "rows": rows}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
