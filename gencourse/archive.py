@@ -79,12 +79,7 @@ def _zip(archive):
         if info.flag_bits & 1:
             raise DataError(f"{archive.filename} is encrypted: pack it without a password.")
         link = stat.S_ISLNK(info.external_attr >> 16)
-        yield name, info.file_size, LINK if link else partial(_from_zip, archive, info)
-
-
-def _from_zip(archive, info):
-    with archive.open(info) as file:
-        return file.read(info.file_size)
+        yield name, info.file_size, LINK if link else partial(archive.read, info)
 
 
 def _tar(archive):

@@ -111,14 +111,21 @@ def _walk(top):
 
     Links to folders are followed, but not in circles.
     """
-    found, closed, seen = [], [], set()
+    found, closed, seen = {}, [], set()
+
+    def note(folder, names):
+        inside = os.path.relpath(folder, top).split(os.sep)
+        inside = [] if inside == ["."] else inside
+        found.update({"/".join([*inside, name]): Path(folder, name) for name in names})
+
     for folder, folders, files in os.walk(top, followlinks=True, onerror=closed.append):
         seen.add(os.path.realpath(folder))
         inner = [name for name in folders if not name.startswith(".")]
         folders[:] = [x for x in inner if os.path.realpath(os.path.join(folder, x)) not in seen]
-        found += [Path(folder, name) for name in files if _counts(name)]
-    found += [Path(error.filename, "*") for error in closed]
-    return {file.relative_to(top).as_posix(): file for file in sorted(found)}
+        note(folder, filter(_counts, files))
+    for error in closed:
+        note(error.filename, "*")
+    return {name: found[name] for name in sorted(found, key=_parts)}
 
 
 def _fingerprint(file):

@@ -186,14 +186,18 @@ def grid(x, *, columns=8, ax=None, title=None):
     for i, image in enumerate(x):
         top, left = (i // columns) * (h + 1), (i % columns) * (w + 1)
         sheet[top : top + h, left : left + w] = np.clip((image.transpose(1, 2, 0) + 1) / 2, 0, 1)
-    own = ax is None
-    ax = ax if ax is not None else plt.subplots(figsize=(1, 1), layout="constrained")[1]
-    _Sheet(ax, (255 * sheet).round().astype(np.uint8), min(8, -(-SIDE // min(h, w))))
+    times, own = min(8, -(-SIDE // min(h, w))), ax is None
+    if own:
+        inches = (times * np.array(sheet.shape[1::-1]) + 8) / plt.rcParams["figure.dpi"]
+        _, ax = plt.subplots(figsize=inches, layout="constrained")
+    _Sheet(ax, (255 * sheet).round().astype(np.uint8), times)
     ax.set_axis_off()
     if title:
         ax.set_title(title)
     if own:
         _grow(ax.figure)
+        least = (ax.title.get_window_extent().width + 8) / ax.figure.dpi
+        ax.figure.set_figwidth(max(ax.figure.get_figwidth(), least))
     return ax
 
 
@@ -216,6 +220,8 @@ def rows(images, *, columns=12, ax=None):
             textcoords="offset points", ha="right", va="center", fontsize=9,
         )  # fmt: skip
     if own:
+        width = max(name.get_window_extent().width for name in ax.texts)
+        ax.figure.set_figwidth(ax.figure.get_figwidth() + width / ax.figure.dpi)
         _grow(ax.figure)
     return ax
 

@@ -123,6 +123,15 @@ def test_names_stand_beside_their_rows_and_short_rows_end_in_white():
         assert 0 <= box.x0 and box.x1 <= left, "in the figure, left of the images"
 
 
+def test_long_words_around_few_images_are_not_cut_off():
+    x = images(1, 28)
+    for ax in (plot.grid(x, title="far wider than one image"), plot.rows({"and so is this": x})):
+        assert factors(plot.png(ax.figure), x) == {2}
+        for words in (ax.title, *ax.texts):
+            box = words.get_window_extent()
+            assert 0 <= box.x0 and box.x1 <= ax.figure.bbox.x1
+
+
 def test_one_that_is_too_small_or_has_no_images_is_drawn_as_ever():
     figure, axes = plt.subplots(1, 9, figsize=(1, 1))
     plot.grid(images(64, 28), ax=axes[0])
