@@ -1,5 +1,6 @@
 """A class of simulated students for chapter 01's assignment, and what each of them deserves."""
 
+import ast
 import contextlib
 import csv
 import inspect
@@ -15,7 +16,7 @@ import pytest
 import warm
 
 from gencourse import divergences
-from gencourse.checks import core
+from gencourse.checks import chapter_01, core
 from gencourse.classroom import sandbox
 from gencourse.classroom.grade import grade
 
@@ -80,15 +81,18 @@ def source_of(function, name):
 
 
 def toolbox():
-    """A cell with what wrong answers call: the divergences, and the references they start from."""
+    """A cell with what wrong answers call: the divergences, and the functions of their module."""
     cell = "import types\ndivergences = types.ModuleType('divergences')\n"
     source = inspect.getsource(divergences)
     cell += f"exec({source!r}, divergences.__dict__)\n"
-    module = inspect.getmodule(EXERCISES[2].right)
-    return cell + "\n\n".join(
-        textwrap.dedent(inspect.getsource(getattr(module, name))).split("\n", 1)[1]
-        for name in ("closed_form", "batchmean")
-    )
+    kept = []
+    for node in ast.parse(inspect.getsource(chapter_01)).body:
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = []
+            kept.append(node)
+        elif isinstance(node, ast.Import) or getattr(node, "module", "").startswith("torch"):
+            kept.append(node)
+    return cell + ast.unparse(ast.Module(kept, []))
 
 
 def students():
@@ -141,7 +145,7 @@ def mistaken(right):
         "kl_diagonal_gaussians": ("gradient", right[answer(right, "kl_diagonal_gaussians")].replace(
             "(dim=1)", "(dim=1).detach()")),
         "kl_from_logits": ("dtype", right[answer(right, "kl_from_logits")].replace(
-            "log_target=True)", "log_target=True).float()")),
+            "log_target=True)", "log_target=True).long()")),
         "wasserstein1": ("exception", "def wasserstein1(x, y):\n    return (x.mean() - 1)[3]"),
     }
     cells = replaced(right, **{n: source for n, (_, source) in generic.items()})
@@ -212,7 +216,7 @@ def hostile(right):
             kl_diagonal_gaussians="type", wasserstein1="type",
         ),
         student("patches-the-player", before=[PATCHES_THE_PLAYER]),
-        student("patches-the-outcome", [PATCHES_THE_OUTCOME], **dict.fromkeys(NAMES, "type")),
+        student("patches-the-outcome", [PATCHES_THE_OUTCOME], **dict.fromkeys(NAMES, "unreadable")),
         student(
             "ends-python", before=[EXITS, *ending], left_out=ending,
             notes=["SystemExit", "it ended Python", "killed", "crashed", "no answer"],

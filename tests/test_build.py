@@ -29,8 +29,10 @@ TEXT = """\
 # %%
 import os
 import sys
+import time
 
 print(sys.executable, os.environ["GENCOURSE_PROFILE"], os.environ["GENCOURSE_RUNS"])
+time.sleep(0.1)
 
 # %%
 from tqdm.auto import tqdm

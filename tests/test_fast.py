@@ -164,7 +164,7 @@ def test_a_gradient_that_overflows_skips_the_step_and_halves_the_scale():
     optimizer, before = torch.optim.Adam(net.parameters(), fused=True), net.weight.detach().clone()
     length = train.descend(net(torch.tensor([[1e36]])).sum() * 1e3, net, optimizer, scaler)
     scaler.update()
-    assert torch.equal(net.weight, before) and scaler.get_scale() == 2.0**15
+    assert torch.equal(net.weight, before) and scaler.get_scale() == 2.0**7
     assert torch.isfinite(length)  # the history must not end the run: the scaler deals with it
     assert fast.Scaler(device, torch.bfloat16).scale(torch.tensor(3.0)) == 3.0
 

@@ -24,7 +24,7 @@
 # [chapter 02](02_minimax.ipynb) (the game that circles).
 #
 # <!-- stamp -->
-# *Run time: 6.0 min, peak memory 1.6 GB, `cpu` profile on `fashion_mnist`, `folder`, `shapes`
+# *Run time: 9.1 min, peak memory 1.5 GB, `cpu` profile on `fashion_mnist`, `folder`, `shapes`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #

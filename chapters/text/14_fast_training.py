@@ -62,9 +62,9 @@ print(runtime.describe())
 DATA = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
 WIDTH = runtime.budget(smoke=8, cpu=32, gpu=64)  # wider than in 05: enough work to be worth timing
 BATCH = runtime.budget(smoke=32, cpu=64, gpu=128)  # pictures per step
-ROUNDS = runtime.budget(smoke=3, cpu=9, gpu=25)  # turns per comparison: quartiles need a handful
+ROUNDS = runtime.budget(smoke=3, cpu=9, gpu=11)  # turns per comparison: quartiles need a handful
 PER_TURN = runtime.budget(smoke=1, cpu=2, gpu=20)  # steps per turn: longer than the clock's jitter
-STEPS = runtime.budget(smoke=8, cpu=120, gpu=1_000)  # where two trainings are compared
+STEPS = runtime.budget(smoke=8, cpu=120, gpu=500)  # where two trainings are compared
 Z_DIM, BETAS, SEED = 64, (0.5, 0.999), 0  # chapter 05's
 LR = 2e-4  # smaller than there: a pair this wide lurches at 1e-3, and lurching magnifies rounding
 
@@ -1573,7 +1573,7 @@ for write in (write_in_place, write_aside):
 # %%
 import importlib.util
 
-WATCHED = runtime.budget(smoke=4, cpu=80, gpu=2_000)
+WATCHED = runtime.budget(smoke=4, cpu=80, gpu=1_000)
 tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
 watched = runtime.run_folder("14_watched")
 _, history = train.train_gan(images, *new_pair(), steps=WATCHED, batch_size=BATCH, seed=SEED,
@@ -1631,7 +1631,7 @@ for at, value in tracked.get("d_loss", []):
 # **Predict:** the ladder's last green bar, or less?
 
 # %%
-FINAL = runtime.budget(smoke=3, cpu=60, gpu=600)
+FINAL = runtime.budget(smoke=3, cpu=60, gpu=300)
 curves = {"plain": None, "fast": None}
 
 
