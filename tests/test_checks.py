@@ -14,7 +14,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.nn import Module
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from gencourse.checks import core, drivers, inside, values, watch
 from gencourse.checks.core import Exercise, NotYet, check
@@ -109,6 +111,12 @@ def test_the_inputs_come_from_the_seed_and_travel(exercise):
     assert first and all(set(exercise.gradient) <= set(case) for case in first)
 
 
+def test_outcomes_travel(exercise):
+    """What comes out of a sandbox is worth what it is worth in a notebook."""
+    sent = travelled(values.plain([o._asdict() for o in known(exercise, 0)[0]]))
+    assert exercise.judge([inside.Outcome(**o) for o in sent], 0).passed
+
+
 def test_names_are_unique_over_the_course():
     assert len(core.exercises()) == len(EXERCISES)
 
@@ -175,23 +183,23 @@ def of_kind(kind, given):
 
 
 def tensors_and_weights(given):
-    nets = of_kind(torch.nn.Module, given)
+    nets = of_kind(Module, given)
     return [*of_kind(torch.Tensor, given), *(p for net in nets for p in net.parameters())]
 
 
 def change_mode(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         net.train(not net.training)
 
 
 def change_a_layers_mode(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         for layer in [*net.modules()][-1:]:
             layer.train(not layer.training)
 
 
 def freeze_a_weight(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         for weight in [p for p in net.parameters() if p.requires_grad][:1]:
             weight.requires_grad_(False)
 
@@ -207,25 +215,25 @@ def leave_a_gradient(given):
 
 
 def replace_a_weight(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         layer = next(m for m in net.modules() if m._parameters)
         name, weight = next(iter(layer._parameters.items()))
         setattr(layer, name, torch.nn.Parameter(weight.detach(), weight.requires_grad))
 
 
 def change_statistics(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         for value in net.buffers():
             value += 1
 
 
 def leave_a_hook(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         net.register_forward_hook(lambda *_: None)
 
 
 def leave_an_attribute(given):
-    for net in of_kind(torch.nn.Module, given):
+    for net in of_kind(Module, given):
         net.was_here = True
 
 
@@ -241,44 +249,45 @@ def change_in_place(given):
 
 
 def change_rate(given):
-    for optimizer in of_kind(torch.optim.Optimizer, given):
+    for optimizer in of_kind(Optimizer, given):
         optimizer.param_groups[0]["lr"] *= 2
 
 
 def forget_momentum(given):
-    for optimizer in of_kind(torch.optim.Optimizer, given):
+    for optimizer in of_kind(Optimizer, given):
         optimizer.state.clear()
 
 
 OPEN = []  # what is left open, so that Python doesn't close it
 LEFT = {
-    # what an answer does, and a part of the sentence that is said
-    "another mode": (change_mode, "mode after your function; put it back."),
-    "a layer's mode": (change_a_layers_mode, "mode after your function; put it back."),
-    "a frozen weight": (freeze_a_weight, "weights no longer require a gradient"),
-    "a gradient wanted": (ask_for_a_gradient, "` now requires a gradient after your function"),
-    "a gradient": (leave_a_gradient, "leave every `.grad` as it"),
-    "a new weight": (replace_a_weight, "and an optimizer holds the old ones"),
-    "statistics": (change_statistics, "running_mean` "),
-    "a hook": (leave_a_hook, "remove yours."),
-    "an attribute": (leave_an_attribute, ".was_here` is True after your function; leave it"),
-    "a longer list": (lengthen, "entries after your function; leave it as it was."),
-    "values": (change_in_place, "` changed in place: work on a copy."),
-    "a learning rate": (change_rate, "'s `lr` is "),
-    "no momentum": (forget_momentum, "'s state is not right after your function"),
-    "no gradients": (lambda _: torch.set_grad_enabled(False),
+    # what an answer does, to which of its arguments, and a part of the sentence that is said
+    "another mode": (change_mode, Module, "mode after your function; put it back."),
+    "a layer's mode": (change_a_layers_mode, Module, "mode after your function; put it back."),
+    "a frozen weight": (freeze_a_weight, Module, "weights no longer require a gradient"),
+    "a gradient wanted": (ask_for_a_gradient, torch.Tensor, "` now requires a gradient after"),
+    "a gradient": (leave_a_gradient, (torch.Tensor, Module), "leave every `.grad` as it"),
+    "a new weight": (replace_a_weight, Module, "and an optimizer holds the old ones"),
+    "statistics": (change_statistics, Module, "running_mean` "),
+    "a hook": (leave_a_hook, Module, "remove yours."),
+    "an attribute": (leave_an_attribute, Module, ".was_here` is True after your function; leave"),
+    "a longer list": (lengthen, list, "entries after your function; leave it as it was."),
+    "values": (change_in_place, torch.Tensor, "` changed in place: work on a copy."),
+    "a learning rate": (change_rate, Optimizer, "'s `lr` is "),
+    "no momentum": (forget_momentum, Optimizer, "'s state is not right after your function"),
+    # and what it leaves on in the world
+    "no gradients": (lambda _: torch.set_grad_enabled(False), object,
                      "Gradient computation (grad mode) is off after your function; put it back."),
     "inference mode": (lambda _: OPEN.append(torch.inference_mode()) or OPEN[-1].__enter__(),
-                       "torch's inference mode is on; put it back."),
-    "default dtype": (lambda _: torch.set_default_dtype(torch.float64),
+                       object, "torch's inference mode is on; put it back."),
+    "default dtype": (lambda _: torch.set_default_dtype(torch.float64), object,
                       "torch's default dtype is torch.float64; put it back."),
-    "default device": (lambda _: torch.set_default_device("meta"),
+    "default device": (lambda _: torch.set_default_device("meta"), object,
                        "torch's default device is meta; put it back."),
-    "autocast": (lambda _: torch.autocast("cpu", torch.bfloat16).__enter__(),
+    "autocast": (lambda _: torch.autocast("cpu", torch.bfloat16).__enter__(), object,
                  "torch's autocast is on; put it back."),
-    "deterministic": (lambda _: torch.use_deterministic_algorithms(True),
+    "deterministic": (lambda _: torch.use_deterministic_algorithms(True), object,
                       "torch's deterministic algorithms is 2; put it back."),
-    "anomaly detection": (lambda _: torch.autograd.set_detect_anomaly(True),
+    "anomaly detection": (lambda _: torch.autograd.set_detect_anomaly(True), object,
                           "torch's anomaly detection is on; put it back."),
 }  # fmt: skip
 MAY_BE_FREE = {"a gradient": "grad", "statistics": "running_mean", "values": "weights"}
@@ -294,7 +303,9 @@ def is_given(exercise, kind):
 
 def test_what_is_left_behind_is_named_and_put_back(exercise):
     world = watch._world()
-    for name, (meddle, sentence) in LEFT.items():
+    for name, (meddle, kind, sentence) in LEFT.items():
+        if not is_given(exercise, kind):
+            continue
         for i in range(len(exercise.inputs(0))):
             touched = []
 
@@ -344,7 +355,7 @@ def cast(value, dtype):
 
 def test_a_right_answer_may_have_any_precision_that_is_not_asked_for(exercise):
     """Computed in float64 and returned as it is, or rounded to float32."""
-    asked_for = exercise.dtype or is_given(exercise, torch.nn.Module)  # a net has one
+    asked_for = exercise.dtype or is_given(exercise, Module)  # a net has one
     seeds = {} if asked_for else {torch.float64: SEEDS}
     if seeds and exercise.atol:  # without it 1e-88 matters, which float32 can't hold
         seeds[torch.float32] = SEEDS[:1]
@@ -769,7 +780,7 @@ def test_random_numbers_start_alike_for_every_case():
     assert torch.equal(first.value, second.value)
 
 
-class BlankNet(torch.nn.Module):
+class BlankNet(Module):
     def forward(self, x):
         raise NotImplementedError("write your code here")
 

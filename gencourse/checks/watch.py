@@ -31,11 +31,23 @@ def _set_autocast(enabled):
     torch.set_autocast_enabled("cpu", enabled)
 
 
+def _autocast_depth():
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
+def _set_autocast_depth(depth):
+    while _autocast_depth() > depth:  # one that was never left
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()  # of weights as they once were
+
+
 def _set_cudnn(flags):
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags
 
 
-# name → how it is read, how it is set, and how it is for every answer and every reference
+# name → how it is read, how it is set, and how it is for every answer and every reference (None:
+# as it was)
 WORLD = {
     "inference mode": (torch.is_inference_mode_enabled, None, False),  # `known` sees to it
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled, True),
@@ -45,6 +57,7 @@ WORLD = {
         torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0,
     ),
     "autocast": (lambda: torch.is_autocast_enabled("cpu"), _set_autocast, False),
+    "autocast depth": (_autocast_depth, _set_autocast_depth, None),
     "anomaly detection": (torch.is_anomaly_enabled, torch.set_anomaly_enabled, False),
     "matmul precision": (
         torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest",
@@ -53,7 +66,7 @@ WORLD = {
         lambda: (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark), _set_cudnn,
         (False, False),
     ),
-    "number of threads": (torch.get_num_threads, torch.set_num_threads, None),  # as it was
+    "number of threads": (torch.get_num_threads, torch.set_num_threads, None),
 }
 
 
