@@ -136,7 +136,8 @@ def main():
             ):
                 rows.append(done.result())
                 rows.sort(key=lambda row: row["chapter"])
-                report.save(f"gpu_chapters-{arguments.profile}", rows)
+                report.save(f"gpu_chapters-{arguments.profile}", rows,
+                            pretended=bool(arguments.prefix))  # fmt: skip
                 row = done.result()
                 print(f"{row['chapter']}: {'right' if row['ok'] else 'WRONG'}, {row['cells']} of "
                       f"{row['of']} cells in {row.get('seconds', 0):.0f} s, ended "

@@ -95,13 +95,13 @@ def _cell(value):
     return f"{value:,.3g}" if isinstance(value, float) else str(value)
 
 
-def save(name, rows, **more):
+def save(name, rows, pretended="pretend_cuda" in sys.modules, **more):
     """Write results/NAME.json: the machine, the rows (a list of dicts) and whatever else was set.
 
     Rows of a GPU, of a CPU and of a pretended GPU never share a file. Returns: the path.
     """
     RESULTS.mkdir(exist_ok=True)
-    kind = "pretended" if "pretend_cuda" in sys.modules else runtime.device().type
+    kind = "pretended" if pretended else runtime.device().type
     path = RESULTS / f"{name}-{kind}.json"
     content = {"benchmark": name, **machine(), **more, "rows": rows}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
