@@ -1,7 +1,7 @@
 """The doctor on runs of kinds that its thresholds were not set on: said, should have said.
 
-    python benchmarks/doctor.py --train runs   # trains those that are not there yet
-    python benchmarks/doctor.py --train runs --only "hinge" "ten pictures"
+    python benchmarks/doctor.py                # trains those that are not there yet: 8 minutes
+    python benchmarks/doctor.py --only "hinge" "ten pictures"
 
 Every run is a short training as a learner would write it, with `Run`, and logs what a learner would
 log. What should be said was decided by looking at samples and curves, before the doctor was asked.
@@ -508,11 +508,10 @@ def main():
             if options.only and kind not in options.only:
                 continue
             said = doctor(trained(kind, make, options.runs)).names
-            rows.append({
-                "kind": kind, "said": " + ".join(said),
-                "should have said": " or ".join(SHOULD[kind]),
-                "right": set(said) <= set(SHOULD[kind]), "set": held_out,
-            })  # fmt: skip
+            right = set(said) <= set(SHOULD[kind])
+            should = " or ".join(SHOULD[kind])
+            rows.append({"set": held_out, "kind": kind, "said": " + ".join(said),
+                         "should have said": should, "right": right})  # fmt: skip
             print(f"{kind}: {rows[-1]['said']}", flush=True)
     print(report.table(rows))
     for held_out in ("first", "second"):

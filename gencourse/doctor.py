@@ -48,9 +48,9 @@ LEAP, LEAPS, ENOUGH = 2.5, 0.005, 32
 # scores no two pictures further apart than they are, 2·√pixels (222 at 64² in colour), one that is
 # held otherwise somewhat more: 10,000 is a critic that nothing holds.
 BLOWN_UP, UNHELD = 50, 10_000
-# Diversity of the samples, over that of the real: healthy 0.9 to 1 at the end (in the first
-# held-out set 0.83 to 1.1, ill ones there up to 0.59), a young dense GAN 0.55; ill 0.0 to 0.2,
-# which no youth explains. And over its own highest (which counts up to 1): healthy never below 0.9.
+# Diversity of the samples, over that of the real: healthy 0.9 to 1 at the end (0.83 to 1.1 in the
+# first set of benchmarks/doctor.py, up to 0.59 where something was wrong), a young dense GAN 0.55;
+# ill 0.0 to 0.2, which no youth explains. And over its own highest, which counts up to 1.
 THIN, COLLAPSED, FALLEN = 0.6, 0.4, 0.7
 # Two samples are one picture if they differ by less than this share of what two real ones do. Among
 # 64 real ones (digits, MNIST, Fashion-MNIST, CIFAR-10, shapes; 20 sheets each) at most 2 have such
@@ -97,6 +97,58 @@ LESSONS = {  # the section that explains a finding, in a run of a GAN and in one
     "codes off the prior": ("", "08_vae 8.1"),
     SHORTAGE: ("05_dcgan 5.6", "08_vae 8.6"),
     UNSURE: ("06_mode_collapse 6.10", "08_vae 8.5"),
+}
+WORDS = {  # what the numbers mean, and what to try first; in braces, what depends on the run
+    "healthy": (
+        "Nothing that the doctor knows is wrong ({shown}). Good pictures are another question.",
+        "",
+    ),
+    "not a number": (
+        "{shown}",
+        "{lower} If it comes again at the same step, look for a division by zero or a log of zero "
+        "in your own loss.",
+    ),
+    "diverged": (
+        "At the end: {shown}. No loss of this size is on its way to anywhere.",
+        "{lower} A critic also needs clipping or a gradient penalty.",
+    ),
+    "learns nothing": (
+        "At the end: {shown}. Without a gradient no net learns, and a D that never tells anything "
+        "apart teaches nothing.",
+        "look in your step for a detach, a no_grad or a requires_grad_(False) too many, for an "
+        "optimizer with other weights, and for units that are 0 whatever comes in.",
+    ),
+    TOO_HIGH: (
+        "{shown}: far above the loss of a net that knows nothing. The steps go past their aim.",
+        "{lower}",
+    ),
+    TOO_STRONG: (
+        "At the end: {shown}. D knows real from generated pictures at a glance, and no longer says "
+        "which change would be an improvement.",
+        "a smaller learning rate for D than for G (a quarter), or a narrower D, in a new folder; "
+        "then noise on D's inputs.",
+    ),
+    "generator collapsed": (
+        "At the end: {shown}. So the samples are more alike than real pictures are.",
+        "G's learning rate down to that of D or below, and BatchNorm in G if it has none; then "
+        "the cures of chapter 06 one at a time.",
+    ),
+    "posterior collapse": (
+        "At the end: {shown}. The latent z says nothing about x, and the decoder draws the same "
+        "average picture for every z.",
+        "{weigh}",
+    ),
+    "KL vanishing": (
+        "At the end: {shown}. By z at most exp(kl) pictures can be told apart, fewer than there "
+        "are classes.",
+        "{weigh}",
+    ),
+    "codes off the prior": (
+        "{shown} nats: the codes cost more than they save, and lie where no z from the prior does.",
+        "{weigh}",
+    ),
+    SHORTAGE: ("{shown}: too early to say more.", "{more}"),
+    UNSURE: ("{shown}: too few rows to see a curve.", f"log every step, or at least {ROWS} rows."),
 }
 LOSSES = ("d_loss", "g_loss", "d_real", "d_fake", "loss", "nll", "kl")  # what a NaN is sought in
 
@@ -190,10 +242,11 @@ def doctor(run_or_folder):
     record = _read(run_or_folder)
     kind = _kind(record)
     found = {"GAN": _gan, "VAE": _vae}[kind](record) if kind != "model" else []
-    found = _not_a_number(record) + found
+    if record.failure is not None:
+        found = [_not_a_number(record), *found]
     # Where something is wrong, more training or more rows are not what is missing.
-    found = [f for f in found if f[0] not in (SHORTAGE, UNSURE)] or found
-    findings = [Finding(*f, _lesson(f[0], kind)) for f in found or [_healthy(record, kind)]]
+    found = [f for f in found if f[0] not in (SHORTAGE, UNSURE)] or found or [_healthy(record)]
+    findings = [_finding(record, kind, *f) for f in found]
     return Report(_title(record, kind), findings, record.notes + _notes(record))
 
 
@@ -213,26 +266,52 @@ def _kind(record):
     )
 
 
-def _lesson(name, kind):
+def _finding(record, kind, name, numbers, meaning=None, advice=None):
+    """The Finding of this name; numbers: what shows it, in the order in which they are told."""
+    lr, beta = record.setting("lr"), record.setting("beta")
+    lower = "a tenth of the learning rate, in a new folder."
+    if lr is not None:
+        lower = f"a learning rate of {min(lr / 10, 1e-3):.1g} instead of {lr:g}, in a new folder."
+    weigh = (
+        lower if lr is not None and lr >= FAST else
+        f"β = 1 instead of {beta:g}." if beta is not None and beta != 1 else
+        "sums over the pixels, not means, in the reconstruction term, and KL with the weight 1; "
+        "then KL annealing or free bits."
+    )  # fmt: skip
+    more = (
+        "let it finish." if record.steps < (record.setting("steps") or 0) else
+        "more steps, in a new folder (the rate falls to zero at the end of a run). If your rows "
+        "are epochs, log steps."
+    )  # fmt: skip
+    evidence = (meaning or WORDS[name][0]).replace("{shown}", _shown(numbers))
+    advice = (advice or WORDS[name][1]).format(lower=lower, weigh=weigh, more=more)
     chapter, _, section = LESSONS[name][kind == "VAE"].partition(" ")
-    return f"chapters/{chapter}.ipynb" + (f", section {section}" if section else "")
+    read = f"chapters/{chapter}.ipynb" + (f", section {section}" if section else "")
+    return Finding(name, numbers, evidence, advice, read)
 
 
-# Rules: each gives a list of (name, numbers, evidence, advice), empty if all is well. GANs
+def _shown(numbers):
+    return ", ".join(
+        f"{key} {value if isinstance(value, str) else format(value, ',.4g')}"
+        for key, value in numbers.items()
+    )
+
+
+# Rules: each gives a list of (name, numbers), empty if all is well; in doubt, with words of its own
 
 
 def _gan(record):
     h = record.history
-    if not record.curves:
-        return _too_short(record) or _collapsed(record) or _few_rows(record)
     ends = record.ends("d_loss", "g_loss")
-    if max(map(abs, ends.values())) > (BLOWN_UP if min(h["d_loss"] + h["g_loss"]) >= 0 else UNHELD):
-        held = "" if min(h["d_loss"]) >= 0 else " A critic needs clipping or a gradient penalty."
-        return [_diverged(ends, record, held)]
-    if found := _too_short(record):
-        return found
-    found = _learns_nothing(record) or _leaps(record) + _too_strong(record)
-    return found + _collapsed(record) or _unseen(record)
+    scale = BLOWN_UP if record.curves and min(h["d_loss"] + h["g_loss"]) >= 0 else UNHELD
+    if max(map(abs, ends.values()), default=0) > scale:  # which nan is not
+        return [("diverged", ends)]
+    if record.steps < SHORT:
+        return _too_little(record)
+    found = _collapsed(record)
+    if record.curves:
+        found = (_learns_nothing(record) or _leaps(record) + _too_strong(record)) + found
+    return found or _too_little(record) or _unseen(record)
 
 
 def _is_chance(h):
@@ -263,18 +342,11 @@ def _learns_nothing(record):
     loss, real, fake, d, g = (record.fifths(name) for name in names)
     ahead = [x - y for x, y in zip(real, fake, strict=True)] if chance else [math.nan]
     ahead = [abs(value - COIN) for value in loss] if chance is None else ahead
-    numbers = record.ends(*names)
-    if max(ahead) < AHEAD or (d[-1] < NO_GRADIENT and not _never_wrong(record)):
-        text = f"At the end: {_shown(numbers)}. D learns nothing, so G has no teacher."
-    elif max(g) < NO_GRADIENT or (g[-1] < NO_GRADIENT and not _never_wrong(record)):
-        text = f"At the end: {_shown(numbers)}. G learns nothing: its gradient is 0."
-    else:
-        return []
-    advice = (
-        "look in your step for a detach, a no_grad or a requires_grad_(False) too many, for an "
-        "optimizer with other weights, and for units that are 0 whatever comes in."
-    )
-    return [("learns nothing", numbers, text, advice)]
+    vanished = d[-1] < NO_GRADIENT or g[-1] < NO_GRADIENT
+    never = max(ahead) < AHEAD or max(g) < NO_GRADIENT
+    if never or (vanished and not _never_wrong(record)):
+        return [("learns nothing", record.ends(*names))]
+    return []
 
 
 def _leaps(record):
@@ -288,69 +360,41 @@ def _leaps(record):
     leaps = sum(value > LEAP * coin for value in d)
     if leaps < max(3, LEAPS * len(d)):
         return []
-    text = (
-        f"d_loss leapt above {LEAP * coin:.1f} nats {leaps} times, up to {max(d):,.4g}. A D that "
-        f"is undecided has {coin:.2f}: the steps take D past its aim."
-    )
-    return [(TOO_HIGH, {"leaps": leaps, "d_loss": max(d)}, text, _lower(record))]
+    return [(TOO_HIGH, {"leaps of d_loss": leaps, "up to": max(d), "an undecided D's": coin})]
 
 
 def _too_strong(record):
-    numbers = record.ends("d_loss", "d_real", "d_fake", "g_grad")
-    ahead = numbers["d_real"] - numbers["d_fake"] if _is_chance(record.history) else 0
-    if ahead < SATURATED and not _never_wrong(record):
-        return []
-    text = (
-        f"At the end: {_shown(numbers)}. D knows real from generated pictures at a glance, and no "
-        "longer says which change would be an improvement."
-    )
-    advice = (
-        "a smaller learning rate for D than for G (a quarter), or a narrower D, in a new folder; "
-        "then noise on D's inputs."
-    )
-    return [(TOO_STRONG, numbers, text, advice)]
+    ends = record.ends("d_loss", "d_real", "d_fake", "g_grad")
+    ahead = ends["d_real"] - ends["d_fake"] if _is_chance(record.history) else 0
+    return [(TOO_STRONG, ends)] if ahead >= SATURATED or _never_wrong(record) else []
 
 
 def _collapsed(record):
-    numbers, signs, doubt, young = {}, [], "", record.steps < YOUNG
+    numbers, alike, doubt, young = {}, False, "", record.steps < YOUNG
     if record.diversity:
-        *_, last = record.diversity.values()
-        most = max(record.diversity.values())
+        last, most = list(record.diversity.values())[-1], max(record.diversity.values())
+        numbers = {"diversity over the real": last, "its highest": most}
         fallen = last < FALLEN * min(most, 1)
-        numbers |= {"diversity": last, "most": most}
-        if last < THIN or fallen:
-            down = f", down from {most:.0%}" if fallen else ""
-            signs.append(f"the samples differ by {last:.0%} of what real pictures do{down}")
-            young = young and last > COLLAPSED and not fallen
+        alike = last < THIN or fallen
+        young = young and last > COLLAPSED and not fallen
     if (different := _different(record)) is not None:
         n, pictures = len(record.sheet), record.setting("pictures") or math.inf
-        numbers |= {"different": different, "samples": n}
+        numbers |= {"samples": n, "different ones": different}
         drawn = n if pictures > n**2 else pictures * (1 - (1 - 1 / pictures) ** n)
-        if different < DIFFERENT * drawn:
-            signs.append(f"the {n} samples are only {different} different pictures")
+        alike = alike or different < DIFFERENT * drawn
     if counts := _classes(record):
-        (common, times), seen = counts.most_common(1)[0], sum(v > 0 for v in counts.values())
-        numbers |= {"classes": seen, "of": len(counts), "largest class": times / counts.total()}
-        if seen <= CLASSES_SEEN * len(counts):
-            missing = ", ".join(k for k, v in counts.items() if not v)
-            doubt = (
-                f"the judge sees {seen} of {len(counts)} classes among {counts.total()} samples "
-                f"({times} times {common}; never {missing})"
-            )
-            if record.setting("pictures") == WHOLE[record.settings["data"]]:
-                signs, doubt = [*signs, doubt], ""
-    advice = (
-        "G's learning rate down to that of D or below, and BatchNorm in G if it has none; then "
-        "the cures of chapter 06 one at a time."
-    )
-    if signs:
-        text = f"In the end {' and '.join(signs)}."
-        if young:
-            return [(SHORTAGE, numbers, text, _more(record))]
-        return [("generator collapsed", numbers, text, advice)]
+        missing = [name for name, count in counts.items() if not count]
+        numbers |= {"classes": len(counts) - len(missing), "of": len(counts)}
+        if len(missing) >= (1 - CLASSES_SEEN) * len(counts):
+            numbers["never"] = ", ".join(missing)
+            whole = record.setting("pictures") == WHOLE[record.settings["data"]]
+            alike, doubt = alike or whole, not whole
+    if alike:
+        return [(SHORTAGE if young else "generator collapsed", numbers)]
     if doubt:
-        text = f"In the end {doubt}. Whether your data have these is not recorded."
-        return [(UNSURE, numbers, text, f"count images.labels; if there are more, {advice}")]
+        meaning = "At the end: {shown}. Whether your data have these classes is not recorded."
+        advice = "count images.labels. If they have, G has lost classes: the cures of chapter 06."
+        return [(UNSURE, numbers, meaning, advice)]
     return []
 
 
@@ -359,177 +403,96 @@ def _unseen(record):
     h = record.history
     if _is_chance(h) or record.diversity:
         return []
-    text = (
-        f"d_loss went from {h['d_loss'][0]:,.4g} to {h['d_loss'][-1]:,.4g} in {record.steps:,} "
-        "steps. That has no scale of its own, and how much the samples differ was not recorded."
-    )
+    numbers = {"d_loss in the beginning": h["d_loss"][0], "at the end": h["d_loss"][-1]}
+    meaning = "{shown}: no scale is known for that, and how alike samples are was not recorded."
     advice = "give Run sample= and real=; log d_real and d_fake if D(x) is a probability."
-    return [(UNSURE, {"d_loss": h["d_loss"][-1]}, text, advice)]
+    return [(UNSURE, numbers, meaning, advice)]
 
 
 # VAEs
 
 
 def _vae(record):
-    if not record.curves:
-        return _too_short(record) or _few_rows(record)
     h = record.history
+    if not record.curves:
+        return _too_little(record)
     if "loss" not in h:
         h["loss"] = [a + b for a, b in zip(h["nll"], h["kl"], strict=True)]
     loss, (*_, before, end) = h["loss"], record.fifths("loss")
     first, peak, fall = loss[0], max(loss), loss[0] - min(loss)
     ceiling = first + max(JUMP * abs(first), JUMP_OF_FALL * fall)
     if end > ceiling:
-        return [_diverged({"loss": end, "first loss": first}, record)]
+        return [("diverged", {"loss": end, "first": first})]
     found = []
     if peak > ceiling:
-        text = (
-            f"The loss jumped to {peak:,.6g} nats at step {h['step'][loss.index(peak)]:,.0f}. It "
-            f"began at {first:,.6g}, and steps of the right length never lead far above that."
-        )
-        found = [(TOO_HIGH, {"peak loss": peak, "first loss": first}, text, _lower(record))]
-    found += _too_short(record) or _silent(record, found) or _unpaid(record)
+        numbers = {"highest loss": peak, "at step": h["step"][loss.index(peak)], "first": first}
+        found = [(TOO_HIGH, numbers)]
+    found += _too_little(record) or _silent(record, bool(found)) or _unpaid(record)
     if not found and before - end > STILL_FALLING * max(abs(end), fall):
-        text = (
-            f"Between the last two fifths of {record.steps:,} steps the loss still fell from "
-            f"{before:,.6g} to {end:,.6g} nats."
-        )
-        found = [(SHORTAGE, {"before": before, "loss": end}, text, _more(record))]
+        found = [(SHORTAGE, {"loss a fifth of the run ago": before, "now": end})]
     return found
 
 
-def _silent(record, found):
+def _silent(record, jumped):
     """z says too little, for one reason or another."""
-    h, active = record.history, record.fifths("active")[-1]
-    first, end, (*_, before, kl) = h["loss"][0], record.fifths("loss")[-1], record.fifths("kl")
+    h, (*_, before, kl), active = record.history, record.fifths("kl"), record.fifths("active")[-1]
     # Three pictures need no more than log 3.
     silent = min(SILENT, math.log(record.setting("pictures") or math.inf) / 2)
-    numbers = {"active": active, "kl": kl}
     if kl >= silent and not active < 1:
         return []
-    is_mean = "nll" in h and max(map(abs, h["nll"])) < MEAN
-    if kl < -NOTHING or (is_mean and not active < 1):
-        text = f"The KL term is {kl:.2g} at the end; " + (
-            "no KL divergence is below 0." if kl < 0 else
-            f"nll begins at {h['nll'][0]:.2g}, as means over pixels do, and who knows what of KL."
-        )  # fmt: skip
-        return [(UNSURE, numbers, text, "log nll and kl as sums [nats per picture], unweighted.")]
+    numbers = record.ends("kl", "active")
+    advice = "log nll and kl as sums [nats per picture], unweighted."
+    if kl < -NOTHING:
+        return [(UNSURE, numbers, "{shown}; but no KL divergence is below 0.", advice)]
+    if not active < 1 and "nll" in h and max(map(abs, h["nll"])) < MEAN:
+        meaning = "{shown}: so small an nll is a mean over pixels, and who knows then what kl is."
+        return [(UNSURE, {"first nll": h["nll"][0]} | numbers, meaning, advice)]
+    first, end = h["loss"][0], record.fifths("loss")[-1]
     if h["step"][0] <= UNTRAINED and first - end < LEARNED * abs(first):
-        text = f"The loss was {first:,.6g} nats in the beginning and is {end:,.6g} at the end."
-        advice = "look for an optimizer with other weights, a detach too many, or a rate of 0."
-        return [("learns nothing", {"first loss": first, "loss": end}, text, advice)]
-    if max(GROWING * before, NOTHING) < kl < silent and not found:
-        text = (
-            f"In the last two fifths of {record.steps:,} steps the KL term grew from {before:.2g} "
-            f"to {kl:.2g} nats: the decoder is only beginning to use z."
-        )
-        return [(SHORTAGE, {"kl before": before, "kl": kl}, text, _more(record))]
+        return [("learns nothing", {"first loss": first, "loss": end} | numbers)]
+    if max(GROWING * before, NOTHING) < kl < silent and not jumped:
+        return [(SHORTAGE, {"KL a fifth of the run ago": before, "now": kl})]
     if active < 1 or kl < DEAD:
-        units = "" if math.isnan(active) else f" and {active:.3g} latent units are active"
-        text = (
-            f"The KL term is {kl:.2g} nats{units}: z says nothing about x, and the decoder draws "
-            "the same average picture for every z."
-        )
-        return [("posterior collapse", numbers, text, _for_kl(record))]
-    text = (
-        f"The KL term is only {kl:.2f} nats: by z at most exp({kl:.2f}) = {math.exp(kl):.0f} "
-        "pictures can be told apart, fewer than there are classes."
-    )
-    return [("KL vanishing", numbers, text, _for_kl(record))]
+        return [("posterior collapse", numbers)]
+    return [("KL vanishing", numbers | {"exp(kl)": math.exp(kl)})]
 
 
 def _unpaid(record):
-    """z says more than it is worth: −ELBO is worse than that of a net that knows nothing."""
+    """z says more than it is worth: −ELBO is above that of a net that knows nothing."""
     h, kl = record.history, record.fifths("kl")[-1]
     if "nll" not in h or h["step"][0] > UNTRAINED:
         return []
     first, end = h["nll"][0] + h["kl"][0], record.fifths("nll")[-1] + kl
     if end <= first + LEARNED * abs(first):
         return []
-    text = (
-        f"nll + KL is {end:,.6g} nats at the end, {kl:,.6g} of them KL, and was {first:,.6g} "
-        "before any training: the codes cost more than they save, and no z from the prior is there."
-    )
-    numbers = {"nll + kl": end, "at first": first, "kl": kl}
-    return [("codes off the prior", numbers, text, _for_kl(record))]
-
-
-def _for_kl(record):
-    beta, lr = record.setting("beta"), record.setting("lr")
-    if lr is not None and lr >= FAST:
-        return _lower(record)
-    if beta is not None and beta != 1:
-        return f"β = 1 instead of {beta:g}."
-    return (
-        "sums over the pixels, not means, in the reconstruction term, and KL with the weight 1; "
-        "then KL annealing or free bits."
-    )
+    return [("codes off the prior", {"nll + KL": end, "at first": first, "KL": kl})]
 
 
 # Any model
 
 
 def _not_a_number(record):
-    if record.failure is None:
-        return []
     name, value, step = (record.failure[key] for key in ("name", "value", "step"))
-    text = f"{name} became {value} at step {step}, and nothing was learned from there on."
+    meaning = f"{name} became {value} at {{shown}}, and nothing was learned from there on."
     if record.steps:
-        last = {k: v[-1] for k, v in record.history.items() if _is_value(k)}
-        text += f" In the last row before: {_shown(last)}."
-    advice = (
-        f"{_lower(record)} If it comes again at the same step, look for a division by zero or a "
-        "log of zero in your own loss."
-    )
-    return [("not a number", {"step": step}, text, advice)]
+        before = {k: v[-1] for k, v in record.history.items() if _is_value(k)}
+        meaning += f" The row before: {_shown(before)}."
+    return ("not a number", {"step": step}, meaning)
 
 
-def _diverged(numbers, record, more=""):
-    text = f"At the end: {_shown(numbers)}. No loss of this size is on its way to anywhere."
-    return ("diverged", numbers, text, _lower(record) + more)
-
-
-def _too_short(record):
-    if record.steps >= SHORT:
+def _too_little(record):
+    if record.steps < SHORT:
+        return [(SHORTAGE, {"steps": record.steps})]
+    if record.curves:
         return []
-    text = f"There are {record.steps} steps: too few for curves and samples to say more than that."
-    return [(SHORTAGE, {"steps": record.steps}, text, _more(record))]
+    return [(UNSURE, {"rows": len(record.history["step"]), "steps": record.steps})]
 
 
-def _few_rows(record):
-    rows = len(record.history["step"])
-    text = f"The history has {rows} rows for {record.steps:,} steps: too few to see a curve."
-    return [(UNSURE, {"rows": rows}, text, f"log every step, or at least {ROWS} of them.")]
-
-
-def _healthy(record, kind):
-    keys = ("d_loss", "d_real", "d_fake") if kind == "GAN" else ("loss", "kl", "active")
-    numbers = record.ends(*keys)
+def _healthy(record):
+    numbers = record.ends("d_loss", "d_real", "d_fake", "loss", "kl", "active")
     if record.diversity:
-        *_, numbers["diversity"] = record.diversity.values()
-    shown = _shown(numbers)
-    text = f"Nothing that the doctor knows is wrong ({shown}). Good pictures are another question."
-    return ("healthy", numbers, text, "")
-
-
-def _shown(numbers):
-    return ", ".join(f"{name} {value:,.4g}" for name, value in numbers.items())
-
-
-def _lower(record):
-    lr = record.setting("lr")
-    if lr is None:
-        return "a tenth of the learning rate, in a new folder."
-    return f"a learning rate of {min(lr / 10, 1e-3):.1g} instead of {lr:g}, in a new folder."
-
-
-def _more(record):
-    if record.steps < (record.setting("steps") or 0):
-        return "let it finish."
-    return (
-        "more steps, in a new folder (the rate falls to zero at the end of a run). If your rows "
-        "are epochs, log steps."
-    )
+        *_, numbers["diversity over the real"] = record.diversity.values()
+    return ("healthy", numbers)
 
 
 # Samples
@@ -556,12 +519,14 @@ def _classes(record):
     if sheet is None or sheet.dim() != 4 or str(name) not in WHOLE:
         return None
     judge = evaluate.judge(name)
-    names = judge.settings["classes"]
-    names = range(names) if isinstance(names, int) else names
-    if sheet.shape[1] != judge.channels or len(sheet) < PER_CLASS * len(names):
+    if sheet.shape[1] != judge.channels:
         return None
-    found = Counter(evaluate.logits(sheet, judge).argmax(1).tolist())
-    return Counter({str(name): found[i] for i, name in enumerate(names)})
+    logits = evaluate.logits(sheet, judge)  # (N, K)
+    if len(sheet) < PER_CLASS * logits.shape[1]:
+        return None
+    names, seen = judge.settings["classes"], logits.argmax(1).bincount(minlength=logits.shape[1])
+    names = range(len(seen)) if isinstance(names, int) else names
+    return Counter(dict(zip(map(str, names), seen.tolist(), strict=True)))
 
 
 # Reading
