@@ -217,6 +217,7 @@ def test_fresh_deletes_when_the_new_run_begins_and_not_a_second_time(tmp_path):
                 run.log(loss=float(step))
         assert not (tmp_path / "samples" / "step-000004.png").exists()
     assert run.history["loss"] == [0.0, 1.0, 2.0, 3.0]
+    assert run_module.read_history(tmp_path)["loss"] == run.history["loss"]
 
 
 @pytest.mark.parametrize("folder", [None, "run"])
