@@ -108,12 +108,9 @@ def facts(arguments):
 
 def changes(before, after):
     """What is no longer as it was: key → plain value, None for what is gone."""
-    return {k: _plain(after.get(k)) for k in {**after, **before}
-            if not _unchanged(k, before.get(k), after.get(k))}  # fmt: skip
-
-
-def _unchanged(key, before, after):
-    return before is after or not key.endswith(":object") and same(before, after)
+    pairs = ((k, before.get(k), after.get(k)) for k in {**after, **before})
+    other = [(k, a, b) for k, a, b in pairs if a is not b]
+    return {k: _plain(b) for k, a, b in other if k.endswith(":object") or not same(a, b)}
 
 
 def _walk(value, where, found, seen, depth=0):
@@ -166,7 +163,7 @@ def _look_at_tensor(tensor, where, found):
         found[f"{where}:weights"] = _copy(tensor)
     else:
         found[f"{where}:values"] = _copy(tensor)
-    found[f"{where}:dtype"] = str(tensor.dtype)
+    found[f"{where}:dtype"] = tensor.dtype
     found[f"{where}:hooks"] = len(tensor._backward_hooks or ())
     if tensor.is_leaf:
         found[f"{where}:requires_grad"] = tensor.requires_grad
