@@ -102,7 +102,11 @@ def test_a_figure_grows_until_its_images_can_be_seen(layout):
         axes[2].set_xlabel("step")
         content = plot.png(figure)
         assert factors(content, x) | factors(content, y) <= {2, 3, 4}
-        for ax in axes[:2]:  # the axes end where their images do: what is written there fits
+        height = Image.open(io.BytesIO(content)).size[1]
+        for ax, part in zip(axes, (x, y), strict=False):
+            (_, [(top, left), *_]), *_ = found(content, part[:1])
+            # the axes begin and end where their images do: what is written there fits
+            np.testing.assert_allclose([left, height - top], [ax.bbox.x0, ax.bbox.y1], atol=1e-3)
             times = ax.bbox.size / ax.images[0].get_size()[::-1]
             np.testing.assert_allclose(times, times.round()[0], atol=1e-6)
 
