@@ -478,6 +478,21 @@ SHOULD = {
     "VAE, means": ["posterior collapse"],
     "VAE, rate 0.05": ["not a number", "diverged", "learning rate too high"],
     "VAE, β grows": ["healthy"],
+    # the second set
+    "hinge, no BatchNorm, harsh rates": [COLLAPSE, "learning rate too high"],  # one blot; d_loss 9
+    "R1, Fashion-MNIST": YOUNG,  # blots with a grid, all different
+    "saturating loss": YOUNG,  # digits in noise
+    "WGAN-GP, three classes": ["healthy", "can't tell"],
+    "points, gentle rates": ["healthy", "can't tell"],  # seven of eight clouds, four large
+    "64 pixels of colour": YOUNG,  # textures, all different
+    "dense, young, Fashion-MNIST": ["not enough training"],  # tops in noise
+    "no BatchNorm, harsh rates": [  # speckles of three kinds; d_loss to 6
+        "discriminator too strong", "learning rate too high", COLLAPSE,
+    ],
+    "VAE, σ is learned": YOUNG,  # good digits, and a loss that still falls
+    "VAE, one row in 40": ["healthy"],
+    "VAE, stopped": YOUNG,  # a loss that still falls, no samples yet
+    "VAE of ten pictures": ["healthy"],
 }  # fmt: skip
 
 
