@@ -618,7 +618,7 @@ def test_diversity_that_falls(diversity, name):
     pictures = 2 * torch.rand(64, 1, 16, 16) - 1
     assert fair_gan(None, pictures, pictures, diversity=diversity).names == [name]
     young = fair_gan(None, pictures, pictures, 300, diversity=diversity).names
-    assert young == ["not enough training"] if diversity == [0.4, 0.59] else young == [name]
+    assert young == ["not enough training" if name != "healthy" and diversity[-1] > 0.4 else name]
 
 
 def test_a_critic_is_judged_by_its_samples():
