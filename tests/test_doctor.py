@@ -584,6 +584,9 @@ def test_copies_are_counted(tmp_path, shape):
         assert f"different ones {n}" in report.findings[0].evidence
     assert fair_gan(tmp_path / "near", copies(10, 0.01), real).names == ["generator collapsed"]
     assert fair_gan(tmp_path / "young", copies(10), real, 300).names == ["not enough training"]
+    # a slow change from one picture to another is not one picture
+    change = torch.lerp(real[:1], real[1:2], torch.linspace(0, 1, 64).view(64, 1, 1, 1))
+    assert fair_gan(None, change, real).findings[0].numbers["different ones"] > 5
     # of ten pictures a perfect model draws ten
     assert fair_gan(tmp_path / "ten", copies(10), real[:10], pictures=10).names == ["healthy"]
     assert fair_gan(None, copies(4), real[:10], pictures=10).names == ["generator collapsed"]
@@ -618,7 +621,7 @@ def test_diversity_that_falls(diversity, name):
     pictures = 2 * torch.rand(64, 1, 16, 16) - 1
     assert fair_gan(None, pictures, pictures, diversity=diversity).names == [name]
     young = fair_gan(None, pictures, pictures, 300, diversity=diversity).names
-    assert young == ["not enough training"] if diversity == [0.4, 0.59] else young == [name]
+    assert young == ["not enough training" if name != "healthy" and diversity[-1] > 0.4 else name]
 
 
 def test_a_critic_is_judged_by_its_samples():
