@@ -32,6 +32,7 @@ import weakref
 
 import torch
 import torch._dynamo  # its tables of functions, before some of them are replaced
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -691,12 +692,19 @@ def _install_tensors():
                 return found.to(device or CUDA, options.get("dtype") or data.dtype)
             if isinstance(data, list | tuple) and data and isinstance(data[0], CudaTensor):
                 data = [v.item() if isinstance(v, CudaTensor) else v for v in data]
-            return make(data, *args, **options).to(device if device is not None else "cpu")
+            made_here = make(data, *args, device="cpu", **options)
+            return made_here.to(device if device is not None else _default_device())
 
         return made
 
     as_tensor = torch.as_tensor
     torch.tensor, torch.as_tensor = placing(torch.tensor), placing(as_tensor)
+
+
+def _default_device():
+    """What `with torch.device(...)` or `torch.set_default_device` asks for."""
+    modes = reversed(torch.overrides._get_current_function_mode_stack())
+    return next((mode.device for mode in modes if isinstance(mode, DeviceContext)), "cpu")
 
 
 def _install_modules_and_optimizers():

@@ -38,6 +38,23 @@ def test_mixed_devices_are_refused_but_for_a_number():
     refuses(lambda: torch.zeros(1, device="cuda:1"), "invalid device ordinal")
 
 
+def test_shapes_without_numbers_whatever_was_asked_before():
+    """torch remembers which functions obey `with torch.device`, from the first time it is asked."""
+    with torch.device("meta"):
+        assert torch.tensor(1.0).is_meta
+
+    @on("T4")
+    def afterwards():
+        with torch.device("meta"):
+            net = nn.BatchNorm2d(3)
+        assert net.num_batches_tracked.shape == () and net.weight.shape == (3,)
+        with torch.device("cuda"):
+            assert torch.tensor([1.0, 2.0]).tolist() == [1, 2] and torch.tensor(1.0).is_cuda
+        assert torch.tensor(1.0).is_cpu
+
+    afterwards()
+
+
 @on("T4")
 def test_indices():
     a, i = torch.arange(6, device="cuda").float(), torch.tensor([0, 2])
