@@ -824,13 +824,18 @@ plot.show(
 
 # %%
 # checkpoint: the package's train_vae is this loop: same seeds, same weights after a few steps
+exact = device.type == "cpu"  # a GPU adds in another order each time: nearly all, after one step
 torch.manual_seed(0)
 mine = VAE(size, channels, z_dim, narrow)
 torch.manual_seed(0)
 theirs = nets.VAE(size, channels, z_dim, narrow)
-fit(mine, 10, seed=1)
-train.train_vae(images, theirs, steps=10, batch_size=batch_size, lr=lr, seed=1, progress=False)
-torch.testing.assert_close(mine.state_dict(), theirs.state_dict())
+few = dict(steps=10 if exact else 1, seed=1)
+fit(mine, **few)
+train.train_vae(images, theirs, batch_size=batch_size, lr=lr, precision="float32", progress=False,
+                **few)  # fmt: skip
+pairs = zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
+close = [torch.isclose(a, b, rtol=0, atol=1e-5 if exact else 1e-4).flatten() for a, b in pairs]
+assert torch.cat(close).float().mean() >= (1 if exact else 0.95)
 
 # %% [markdown]
 # ## 8.7 What it learned
@@ -1309,7 +1314,9 @@ pixels = torch.zeros(1, *images.shape, device=device, requires_grad=True)
 row, column = size // 2, size // 2
 (seen,) = torch.autograd.grad(peek.peek(pixels)[0, :, row, column].sum(), pixels)
 later = seen[0].flatten(1)[:, row * size + column :]
-assert later.abs().max() == 0 and seen.abs().max() > 0
+# (not exactly 0 on a GPU: some of its convolutions are computed by a Fourier transform)
+assert later.abs().max() <= (0 if device.type == "cpu" else 1e-5) * seen.abs().max()
+assert seen.abs().max() > 0
 if runtime.profile() != "smoke":
     assert costly_numbers[1] < 0.1 and costly_numbers[2] == 0  # KL [nats], active units
     assert late_numbers[0] > min(fine_numbers[0], gentle_numbers[0])  # −ELBO: the start costs
@@ -1438,7 +1445,8 @@ plot.show(
 #    no effect on the reconstruction, so the KL alone sets it: σ = 1. Without the KL it is 8.1's
 #    autoencoder in 24 dimensions: its codes spread far beyond N(0, I).
 # 3. **Wrong sign**: the loss falls below 0 without end, which no Bernoulli −ELBO can. The KL
-#    explodes.
+#    explodes. (In a longer training, such as a GPU's, it overflows: the run then stops at the first
+#    number that isn't finite and says so, and there are no pictures to see.)
 
 # %%
 # checkpoint: the curve of (1); its KL is smallest at μ = 0; honest numbers rank the right first
