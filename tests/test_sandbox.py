@@ -187,6 +187,29 @@ def test_limits_hold_for_one_that_answers_byte_by_byte(course, bubblewrap):
             box.ask("cell", {"source": textwrap.dedent(source)}, 3)
 
 
+def test_the_kernel_stops_a_fork_bomb_that_nobody_looks_at(course, bubblewrap, monkeypatch):
+    bomb = """
+    import os, time
+    for _ in range(9):
+        try:
+            os.fork()
+        except OSError:
+            pass
+    time.sleep(60)
+    """
+    room = sandbox.Room(course, LIMITS._replace(processes=4))
+    with room.open(["look"]) as box:
+        if os.geteuid() == 0 and not box.cgroup:
+            pytest.skip("Nothing binds root here: the cgroups can't be written.")
+        monkeypatch.setattr(box, "_look", lambda: None)
+        with pytest.raises(sandbox.Ended, match="longer than 3 s"):
+            box.ask("cell", {"source": textwrap.dedent(bomb)}, 3)
+        inside = psutil.Process(box.process.pid).children(recursive=True)
+        assert 32 < len(inside) <= 64
+    assert psutil.wait_procs(inside, timeout=10)[1] == []
+    assert not (box.cgroup and box.cgroup.exists())
+
+
 def test_threads_are_limited(course, bubblewrap):
     source = """
     import threading, time

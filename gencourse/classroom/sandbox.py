@@ -62,6 +62,11 @@ class Limits(NamedTuple):
     start: float = 180.0  # [s] until Python and torch are there
 
 
+def tasks(limits):
+    """Processes and threads that the kernel lets start: before a look finds them too many."""
+    return 16 * limits.processes
+
+
 def course(folder):
     """Write what notebooks may import of the course into a folder: no reference is among it."""
     inside = Path(folder) / "gencourse" / "checks"
@@ -181,6 +186,22 @@ class Room:
             command += ["--setenv", name, value]
         return command
 
+    def cgroup(self, name):
+        """A new cgroup called `name` for root, whom no other limit of tasks binds, or None."""
+        if self.kind != "bubblewrap" or os.geteuid():
+            return None
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+                _, controllers, own = line.split(":", 2)
+                group = Path(f"/sys/fs/cgroup/{controllers}{own}", name)
+                if controllers in ("pids", ""):  # of version 1 or 2
+                    group.mkdir()
+                    if (group / "pids.max").exists():
+                        (group / "pids.max").write_text(str(tasks(self.limits)))
+                        return group
+                    group.rmdir()
+        return None
+
     def open(self, wanted):
         """Start a sandbox for one notebook, whose answers have the names `wanted`."""
         return Sandbox(self, wanted)
@@ -197,16 +218,21 @@ class Sandbox:
         if room.kind == "none":
             for key in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "GENCOURSE_RUNS"):
                 environment[key] = tempfile.gettempdir()
+        command, self.cgroup = [], room.cgroup(self.name)
+        if self.cgroup:  # whatever is started from there is counted
+            procs = str(self.cgroup / "cgroup.procs")
+            command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', procs]
         with room.filter() as (options, files):
             self.process = subprocess.Popen(
-                room.command(self.name, options), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self.errors, start_new_session=True, bufsize=0, cwd=tempfile.gettempdir(),
+                [*command, *room.command(self.name, options)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0,
+                start_new_session=True, cwd=tempfile.gettempdir(),
                 env=environment if room.kind != "container" else None, pass_fds=files,
             )
         for pipe in (self.process.stdin, self.process.stdout):
             os.set_blocking(pipe.fileno(), False)
         seconds = self.limits.start + self.limits.cells + len(wanted) * self.limits.call
-        limits = [self.limits.memory, self.limits.file_size, int(seconds)]
+        limits = [self.limits.memory, self.limits.file_size, int(seconds), tasks(self.limits)]
         try:
             self.ask("start", {"wanted": list(wanted), "limits": limits}, self.limits.start)
         except Ended as end:
@@ -248,17 +274,25 @@ class Sandbox:
 
     def close(self):
         """End the process and everything it has started."""
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+        family = []
+        if self.room.kind != "bubblewrap" or self.number < 2:  # once it stands, all go with it
+            with contextlib.suppress(psutil.Error):
+                family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         self.process.wait()
         if self.room.kind == "container":
             subprocess.run([self.room.engine, "kill", self.name], **QUIET)
         for file in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 file.close()
+        for _ in range(100 if self.cgroup else 0):  # until the last one is gone
+            with contextlib.suppress(OSError):
+                self.cgroup.rmdir()
+                break
+            time.sleep(0.02)
 
     def _send(self, message, deadline, seconds):
         rest = memoryview(message)
