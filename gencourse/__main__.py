@@ -67,19 +67,6 @@ KINDS = {
 Model = StrEnum("Model", list(KINDS))
 
 
-def _usual(name, text):
-    """An option of KINDS: its help says which kinds have it, and their defaults."""
-    kinds = {}  # default → which have it
-    for kind, row in KINDS.items():
-        if name in row.options:
-            value = row.options[name]
-            pair = isinstance(value, tuple)
-            value = "{} on a CPU, {} on a GPU".format(*value) if pair else value
-            kinds.setdefault(value, []).append(kind)
-    values = ", ".join(f"{value} ({', '.join(which)})" for value, which in kinds.items())
-    return typer.Option(help=f"{text}; default {values}.")
-
-
 def _path(text):
     """A path as people write it: ~ is their home folder."""
     if not str(text):
@@ -87,8 +74,26 @@ def _path(text):
     return Path(os.path.expanduser(text))
 
 
+def _option(kind, text, *flags, **more):
+    """The annotation of an option: its type, its help."""
+    return Annotated[kind, typer.Option(*flags, help=text, **more)]
+
+
+_file = partial(_option, Path, parser=_path)
 _argument = partial(typer.Argument, parser=_path)
-_option = partial(typer.Option, parser=_path)
+
+
+def _usual(kind, name, text):
+    """An option of KINDS: its help says which kinds have it, and their defaults."""
+    kinds = {}  # default → which have it
+    for model, row in KINDS.items():
+        if name in row.options:
+            value = row.options[name]
+            pair = isinstance(value, tuple)
+            value = "{} on a CPU, {} on a GPU".format(*value) if pair else value
+            kinds.setdefault(value, []).append(model)
+    values = ", ".join(f"{value} ({', '.join(which)})" for value, which in kinds.items())
+    return _option(kind, f"{text}; default {values}.")
 
 
 @app.callback()
@@ -99,51 +104,31 @@ def _gencourse():
 @app.command()
 def train(
     model: Annotated[Model, typer.Argument(help="What to train.")],
-    data: Annotated[
-        str,
-        typer.Option(help="digits, shapes, mnist, fashion_mnist, cifar10, or folder:PATH."),
-    ] = "fashion_mnist",
-    steps: Annotated[int | None, _usual("steps", "Training steps in all")] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Side of the pictures: 16, 28, 32 or 64; default: as is.")
-    ] = None,
-    batch_size: Annotated[int | None, _usual("batch_size", "Pictures per step")] = None,
-    lr: Annotated[float | None, _usual("lr", "Peak learning rate")] = None,
-    z_dim: Annotated[int | None, _usual("z_dim", "Size of the latent")] = None,
-    width: Annotated[int | None, _usual("width", "Channels of the finest map")] = None,
-    beta: Annotated[float | None, _usual("beta", "Weight of the KL term")] = None,
-    shift: Annotated[
-        int | None, _usual("shift", "Pixels that pictures are moved by, at most")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
-    out: Annotated[
-        Path | None, _option(help="Folder of the run; default runs/MODEL-DATA.", metavar="FOLDER")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default: as suits the device.")
-    ] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the nets: slow to start, faster on a GPU.")
-    ] = False,
-    graph: Annotated[
-        bool, typer.Option("--graph", help="One CUDA graph for each step: needs a CUDA device.")
-    ] = False,
-    sync_batch_norm: Annotated[
-        bool,
-        typer.Option(
-            "--sync-batch-norm/--local-batch-norm",
-            help="With several processes: BatchNorm over the whole batch, or each over its part.",
-        ),
-    ] = True,
-    tracker: Annotated[
-        str | None, typer.Option(help="tensorboard or wandb, in the folder of the run.")
-    ] = None,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    sample_every: Annotated[
-        int | None, _usual("sample_every", "Steps between sample grids")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; asks first.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before starting over.")] = False,
+    data: _option(
+        str, "digits, shapes, mnist, fashion_mnist, cifar10, or folder:PATH."
+    ) = "fashion_mnist",
+    steps: _usual(int, "steps", "Training steps in all") = None,
+    size: _option(int, "Side of the pictures: 16, 28, 32 or 64; default: as is.") = None,
+    batch_size: _usual(int, "batch_size", "Pictures per step") = None,
+    lr: _usual(float, "lr", "Peak learning rate") = None,
+    z_dim: _usual(int, "z_dim", "Size of the latent") = None,
+    width: _usual(int, "width", "Channels of the finest map") = None,
+    beta: _usual(float, "beta", "Weight of the KL term") = None,
+    shift: _usual(int, "shift", "Pixels that pictures are moved by, at most") = None,
+    seed: _option(int, "Of weights, batches and noise.") = 0,
+    out: _file("Folder of the run; default runs/MODEL-DATA.", metavar="FOLDER") = None,
+    precision: _option(str, "float32, bfloat16 or float16; default: as suits the device.") = None,
+    compile: _option(bool, "Compile the nets: slower start, faster on a GPU.", "--compile") = False,
+    graph: _option(bool, "One CUDA graph for each step: needs a CUDA device.", "--graph") = False,
+    sync_batch_norm: _option(
+        bool, "With several processes: BatchNorm over the whole batch, or each over its part.",
+        "--sync-batch-norm/--local-batch-norm",
+    ) = True,
+    tracker: _option(str, "tensorboard or wandb, in the folder of the run.") = None,
+    checkpoint_every: _option(int, "Steps between checkpoints.") = 500,
+    sample_every: _usual(int, "sample_every", "Steps between sample grids") = None,
+    fresh: _option(bool, "Start over; asks first.", "--fresh") = False,
+    yes: _option(bool, "Don't ask before starting over.", "--yes") = False,
 ):
     """Train a model; the same command again continues where it was stopped.
 
@@ -209,9 +194,7 @@ def train(
 
 @app.command()
 def doctor(
-    folder: Annotated[
-        Path, _argument(help="The folder of a run: what --out named.", metavar="FOLDER")
-    ],
+    folder: Annotated[Path, _argument(help="A run's folder, as --out named it.", metavar="FOLDER")],
 ):
     """Say what went wrong in the run of a GAN or a VAE, with numbers, a cure and the lesson.
 
@@ -227,31 +210,18 @@ def doctor(
 @app.command()
 def grade(
     submissions: Annotated[
-        Path,
-        _argument(help="A folder or .zip, as Canvas or Moodle gives it.", metavar="PATH"),
+        Path, _argument(help="A folder or .zip, as Canvas or Moodle gives it.", metavar="PATH")
     ],
-    assignment: Annotated[str, typer.Option(help="Such as 01_kl_divergence.")],
-    out: Annotated[
-        Path, _option(help="Folder for grades.csv, pages and the summary.", metavar="FOLDER")
-    ],
-    workers: Annotated[int | None, typer.Option(help="Side by side; default: all cores.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the inputs; default: a secret one, kept in --out.")
-    ] = None,
-    memory: Annotated[float, typer.Option(help="GB that a notebook may use.")] = 3.0,
-    cell_seconds: Annotated[float, typer.Option(help="Time for one cell.")] = 30.0,
-    image: Annotated[
-        str | None, typer.Option(help="Container image, to use Docker or Podman.")
-    ] = None,
-    unsafe: Annotated[
-        bool, typer.Option("--unsafe", help="No sandbox: only for notebooks you trust.")
-    ] = False,
-    moodle_worksheet: Annotated[
-        Path | None, _option(help="Moodle's grading worksheet, to be filled in.", metavar="FILE")
-    ] = None,
-    fail_under: Annotated[
-        float | None, typer.Option(help="Exit with 1 if anybody has less than so many percent.")
-    ] = None,
+    assignment: _option(str, "Such as 01_kl_divergence."),
+    out: _file("Folder for grades.csv, pages and the summary.", metavar="FOLDER"),
+    workers: _option(int, "Side by side; default: all cores.") = None,
+    seed: _option(int, "Of the inputs; default: a secret one, kept in --out.") = None,
+    memory: _option(float, "GB that a notebook may use.") = 3.0,
+    cell_seconds: _option(float, "Time for one cell.") = 30.0,
+    image: _option(str, "Container image, to use Docker or Podman.") = None,
+    unsafe: _option(bool, "No sandbox: only for notebooks you trust.", "--unsafe") = False,
+    moodle_worksheet: _file("Moodle's grading worksheet, to be filled in.", metavar="FILE") = None,
+    fail_under: _option(float, "Exit with 1 if anybody has less than so many percent.") = None,
 ):
     """Grade notebooks in sandboxes: values are compared outside, so a notebook can't change them.
 
@@ -264,14 +234,13 @@ def grade(
     from gencourse.classroom.grade import grade as grade_all
     from gencourse.classroom.sandbox import Limits
 
-    numbers = {
-        "workers": (workers, 1, 1_000),
-        "seed": (seed, 0, 2**32 - 1),
-        "memory": (memory, 0.1, 10_000),
-        "cell_seconds": (cell_seconds, 0.1, 1e6),
-        "fail_under": (fail_under, 0.0, 100),
-    }
-    for name, (value, least, most) in numbers.items():
+    for name, value, least, most in (
+        ("workers", workers, 1, 1_000),
+        ("seed", seed, 0, 2**32 - 1),
+        ("memory", memory, 0.1, 10_000),
+        ("cell_seconds", cell_seconds, 0.1, 1e6),
+        ("fail_under", fail_under, 0.0, 100),
+    ):
         if value is not None:
             runtime.within(name, value, least, most)
     if moodle_worksheet and not moodle_worksheet.is_file():  # not only when all is graded
