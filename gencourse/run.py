@@ -179,7 +179,8 @@ class Run:
                     self._flush(bar)
                     self._checkpoint()
                 if stop:
-                    raise KeyboardInterrupt(self._stopped())
+                    goes_on = "; run the same again to continue from there" if self.folder else ""
+                    raise KeyboardInterrupt(f"Stopped after step {self.step}{goes_on}.")
         finally:
             self._in_loop = False
             bar.close()
@@ -376,27 +377,16 @@ class Run:
                 self._write_history()
                 text = json.dumps(self.failure) + "\n"
                 checkpoint.write_atomically(self.folder / "failure.json", text.encode())
-        raise runtime.UserError(self._diverged(name, value, step))
-
-    # Sentences
-
-    def _saved(self):
-        found = checkpoint.paths(self.folder) if self.folder is not None else []
-        if not found:
-            return "No checkpoint had been written yet."
-        return f"The last good checkpoint is {found[-1]}."
-
-    def _diverged(self, name, value, step):
-        return (
+        raise runtime.UserError(
             f"{name} became {value} at step {step}: the training diverged. {self._saved()} "
             "Try half the learning rate first, in a new folder or with --fresh (fresh=True); then "
             "look for a division by zero or a log of zero in your own losses."
         )
 
-    def _stopped(self):
-        if self.folder is None:
-            return f"Stopped after step {self.step}."
-        return f"Stopped after step {self.step}; run the same again to continue from there."
+    def _saved(self):
+        if found := checkpoint.paths(self.folder) if self.folder else []:
+            return f"The last good checkpoint is {found[-1]}."
+        return "No checkpoint had been written yet."
 
 
 def delete(folder):
