@@ -165,9 +165,15 @@ def mmd(x, y, bandwidth):
         )
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
 
-    def kernel(a, b):  # (N, D), (M, D) -> (N, M); exact distances, not the fast matmul form
+    def kernel(a, b):  # exact distances, not the fast matmul form
         distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
         return (-distance.square() / (2 * bandwidth**2)).exp()
+
+    return unbiased_mmd(x, y, kernel)
+
+
+def unbiased_mmd(x, y, kernel):
+    """The same with any kernel, which maps (N, D) and (M, D) to k of every pair, (N, M)."""
 
     def mean_of_pairs(a):  # the diagonal is k(a, a) = 1: leaving it in would bias the estimate
         k = kernel(a, a)

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from gencourse import data, nets, runtime
+from gencourse.divergences import unbiased_mmd
 from gencourse.runtime import UserError
 
 JUDGES = ("digits", "mnist", "fashion_mnist")
 BATCH = 500  # pictures that a judge sees at once
 CHUNK_BYTES = 64 * 2**20  # what a chunk of features or distances takes, in float64
-CANDIDATES = 4  # neighbours kept beyond the k asked for, until their exact distances are known
 INCEPTION = "Inception-v3"  # the extractor whose distances are called FID and KID
 STALL_SECONDS = 20  # a server that stays silent for so long is given up
 
@@ -53,15 +53,14 @@ class Score(float):
     extractor: what the features come from, or None if that was not said. dimensions: D, or None.
     """
 
-    def __new__(cls, value, name="score", **known):
-        return super().__new__(cls, value)
-
-    def __init__(
-        self, value, name="score", *, error=None, n_real=None, n_fake=None, extractor=None,
+    def __new__(
+        cls, value, name="score", *, error=None, n_real=None, n_fake=None, extractor=None,
         dimensions=None,
     ):
+        self = super().__new__(cls, value)
         self.name, self.error, self.extractor = name, error, extractor
         self.n_real, self.n_fake, self.dimensions = n_real, n_fake, dimensions
+        return self
 
     def __str__(self):
         if self.error and math.isfinite(self.error):  # as many decimals as two digits of it have
@@ -191,13 +190,10 @@ def _see(pictures, judge, see, batch=None):
 
 def _batches(pictures, batch):
     if isinstance(pictures, data.Images):
-        for start in range(0, len(pictures), batch):
-            yield pictures.images(torch.arange(start, min(start + batch, len(pictures))))
-    elif isinstance(pictures, torch.Tensor | np.ndarray):
-        yield from torch.as_tensor(pictures).split(batch)
-    else:
-        for part in pictures:
-            yield from torch.as_tensor(part).split(batch)
+        yield from map(pictures.images, torch.arange(len(pictures)).split(batch))
+        return
+    for part in [pictures] if isinstance(pictures, torch.Tensor | np.ndarray) else pictures:
+        yield from torch.as_tensor(part).split(batch)
 
 
 def _checked(x):
@@ -274,18 +270,15 @@ def _short(error):
 # Distances between two sets of features -----------------------------------------------------------
 
 
-def moments(x):
+def moments(x, name="x"):
     """Count, mean and unbiased covariance of features, in float64, chunk by chunk.
 
     x: Features, (N, D) array, or an iterable of such chunks, read once: the whole array is never
-        copied, and with chunks never held.
+        copied, and with chunks never held. Moments stay as they are.
+    name: what an error calls x.
     Returns: Moments.
     Raises: UserError if there are fewer than 2 samples, or values that are not finite.
     """
-    return _moments(x, "x")
-
-
-def _moments(x, name):
     if isinstance(x, Moments):
         return x
     n, mean, scatter, extractor = 0, 0.0, 0.0, None
@@ -300,12 +293,9 @@ def _moments(x, name):
         if not torch.isfinite(middle).all():
             raise UserError(_not_finite(name))
         part = part - middle
-        if number == 0:
-            n, mean, scatter = len(part), middle, part.T @ part
-            continue
         # Two sets' scatters add up, and the distance of their means (Chan, Golub & LeVeque 1983).
         both, shift = n + len(part), middle - mean
-        scatter.addmm_(part.T, part).addr_(shift, shift, alpha=n * len(part) / both)
+        scatter = scatter + part.T @ part + n * len(part) / both * shift.outer(shift)
         mean, n = mean + shift * (len(part) / both), both
     if n < 2:
         raise UserError(f"A covariance needs 2 samples or more; {name} has {n}.")
@@ -325,7 +315,7 @@ def frechet_distance(x, y):
     Source: Dowson & Landau 1982, doi:10.1016/0047-259X(82)90077-X; Heusel et al. 2017,
         arXiv:1706.08500.
     """
-    x, y = _moments(x, "x"), _moments(y, "y")
+    x, y = moments(x), moments(y, "y")
     extractor = _one_extractor(x.extractor, y.extractor)
     if len(x.mean) != len(y.mean):
         raise UserError(f"x has {len(x.mean)} features and y has {len(y.mean)}.")
@@ -342,13 +332,10 @@ def frechet_distance(x, y):
     overlap = torch.linalg.svdvals(_root(x.covariance) @ _root(y.covariance).T).sum()
     spread = x.covariance.trace() + y.covariance.trace() - 2 * overlap
     value = (x.mean - y.mean).square().sum() + spread
+    name = "FID" if extractor == INCEPTION else "Fréchet distance"
     return Score(
-        max(value.item(), 0.0),
-        "FID" if extractor == INCEPTION else "Fréchet distance",
-        n_real=x.n,
-        n_fake=y.n,
-        extractor=extractor,
-        dimensions=len(x.mean),
+        max(value.item(), 0.0), name, n_real=x.n, n_fake=y.n,
+        extractor=extractor, dimensions=len(x.mean),
     )
 
 
@@ -387,26 +374,18 @@ def kid(x, y, subsets=None, seed=0):
         torch.randperm(len(values), generator=generator).to(values.device).tensor_split(subsets)
         for values in (x, y)
     ]
-    values = torch.stack(
-        [_cubic_mmd(x[i].double(), y[j].double()) for i, j in zip(*parts, strict=True)]
-    )
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1).pow_(3)
+
+    pairs = [(x[i].double(), y[j].double()) for i, j in zip(*parts, strict=True)]
+    values = torch.stack([unbiased_mmd(*pair, kernel) for pair in pairs])
     error = values.std().item() / subsets**0.5 if subsets > 1 else None
     name = "KID" if extractor == INCEPTION else "kernel distance"
     return Score(
         values.mean().item(), name, error=error, n_real=len(x), n_fake=len(y),
         extractor=extractor, dimensions=x.shape[1],
     )
-
-
-def _cubic_mmd(x, y):
-    def kernel(a, b):
-        return (a @ b.T / a.shape[1] + 1).pow_(3)
-
-    def mean_of_pairs(a):  # different ones only: k(a, a) would bias the estimate
-        k = kernel(a, a)
-        return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))
-
-    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * kernel(x, y).mean()
 
 
 def precision_recall(real, fake, k=3):
@@ -430,13 +409,11 @@ def precision_recall(real, fake, k=3):
     radius_real, radius_fake = (_nearest(s, s, k, others=True)[0][:, -1] for s in (real, fake))
     fake_inside = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
     real_inside = torch.zeros(len(real), dtype=torch.bool, device=fake.device)
-    centre = _centre(real)
     for rows in _slices(fake):
         for columns in _slices(real):
-            distance, slack = _squared_distances(fake[rows] - centre, real[columns] - centre)
-            distance -= slack  # a copy is inside a radius of 0
-            fake_inside[rows] |= (distance <= radius_real[columns].square()).any(dim=1)
-            real_inside[columns] |= (distance.T <= radius_fake[rows].square()).any(dim=1)
+            distance = _distances(fake[rows], real[columns])
+            fake_inside[rows] |= (distance <= radius_real[columns]).any(dim=1)
+            real_inside[columns] |= (distance.T <= radius_fake[rows]).any(dim=1)
     known = dict(n_real=len(real), n_fake=len(fake), extractor=extractor, dimensions=real.shape[1])
     return (
         Score(fake_inside.double().mean().item(), "precision", **known),
@@ -456,36 +433,27 @@ def nearest_neighbours(x, reference, k=1):
     x, reference, _ = _pair(x, reference, "x", "reference")
     if not 1 <= k <= len(reference):
         raise UserError(f"k is between 1 and the {len(reference):,} of the reference; not {k}.")
-    distances, indices = _nearest(x, reference, k)
-    return distances.to(x.dtype), indices
+    return _nearest(x, reference, k)
 
 
 def _nearest(x, reference, k, others=False):
-    """Distances (float64) and indices (N, k) of the nearest.
+    """Distances and indices (N, k) of the nearest.
 
     others: x is the reference, and nobody is its own neighbour.
     """
-    wide = min(k + CANDIDATES, len(reference) - others)
-    centre = _centre(reference)
-    distances, indices = [], []
+    found = []
     for rows in _slices(x):
-        a = x[rows] - centre
-        best = a.new_empty(len(a), 0), torch.empty(len(a), 0, dtype=torch.long, device=a.device)
+        near, places = [], []
         for columns in _slices(reference):
-            distance, _ = _squared_distances(a, reference[columns] - centre)
+            distance = _distances(x[rows], reference[columns])
             if others and rows == columns:
                 distance.fill_diagonal_(math.inf)
-            near, places = distance.topk(min(wide, distance.shape[1]), largest=False)
-            near, places = torch.cat([best[0], near], 1), torch.cat([best[1], places], 1)
-            places[:, best[0].shape[1] :] += columns.start
-            near, order = near.topk(min(wide, near.shape[1]), largest=False)
-            best = near, places.gather(1, order)
-        # Among the candidates, distances without the rounding of the fast form decide.
-        for part, places in zip(x[rows].split(256), best[1].split(256), strict=True):
-            distance = (part[:, None].double() - reference[places]).square().sum(dim=2).sqrt()
-            distance, order = distance.sort(dim=1, stable=True)
-            distances.append(distance[:, :k])
-            indices.append(places.gather(1, order)[:, :k])
+            nearest, place = distance.topk(min(k, distance.shape[1]), largest=False)
+            near.append(nearest)
+            places.append(place + columns.start)
+        nearest, order = torch.cat(near, 1).topk(k, largest=False)
+        found.append((nearest, torch.cat(places, 1).gather(1, order)))
+    distances, indices = zip(*found, strict=True)
     return torch.cat(distances), torch.cat(indices)
 
 
@@ -496,16 +464,9 @@ def _slices(x):
     return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
 
 
-def _centre(x):
-    """A middle (D,), float64: distances are the same from there, and lose less to rounding."""
-    return x[:1_000].double().mean(dim=0)
-
-
-def _squared_distances(a, b):
-    """‖a − b‖² (n, m) in the fast form |a|² + |b|² − 2ab, and how far its rounding may go."""
-    aa, bb = a.square().sum(dim=1, keepdim=True), b.square().sum(dim=1)
-    slack = (a.shape[1] + 4) * torch.finfo(a.dtype).eps * (aa.max() + bb.max())
-    return torch.addmm(aa + bb, a, b.T, alpha=-2), slack
+def _distances(a, b):
+    """‖a − b‖ (n, m): 0 for a copy, as the faster |a|² + |b|² − 2ab is not."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 # What the samples show ----------------------------------------------------------------------------

@@ -135,11 +135,8 @@ class DCGANGenerator(nn.Module):
             nn.ReLU(),
         ]
         for _ in range(doublings):  # (B, c, s, s) → (B, c/2, 2s, 2s)
-            layers += [
-                nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(c // 2),
-                nn.ReLU(),
-            ]
+            up = nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1, bias=False)
+            layers += [up, nn.BatchNorm2d(c // 2), nn.ReLU()]
             c //= 2
         layers += [nn.Conv2d(c, channels, 3, padding=1), nn.Tanh()]
         self.body = nn.Sequential(*layers)
@@ -162,11 +159,8 @@ class DCGANDiscriminator(nn.Module):
         c = width
         layers = [nn.Conv2d(channels, c, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for _ in range(doublings - 1):  # (B, c, s, s) → (B, 2c, s/2, s/2)
-            layers += [
-                nn.Conv2d(c, 2 * c, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(2 * c),
-                nn.LeakyReLU(0.2),
-            ]
+            down = nn.Conv2d(c, 2 * c, 4, stride=2, padding=1, bias=False)
+            layers += [down, nn.BatchNorm2d(2 * c), nn.LeakyReLU(0.2)]
             c *= 2
         layers += [
             nn.Conv2d(c, 2 * c, 3, padding=1, bias=False),
@@ -262,12 +256,8 @@ class Classifier(nn.Module):
         )
         layers, c = [], channels
         for out in (width, 2 * width, 3 * width):  # (B, c, s, s) → (B, out, s/2, s/2)
-            layers += [
-                nn.Conv2d(c, out, 3, padding=1, bias=False),  # BatchNorm's own bias follows
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
+            same = nn.Conv2d(c, out, 3, padding=1, bias=False)  # BatchNorm's own bias follows
+            layers += [same, nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
             c = out
         side = size // 8  # each pooling drops a last odd row and column
         self.body = nn.Sequential(

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "run": {"checkpoint", "ranks", "runtime", "tracker"},
     "train": {"losses", "run", "data", "runtime", "checkpoint", "fast", "ranks", "tracker"},
     "latent": set(),
-    "evaluate": {"nets", "data", "runtime"},
+    "evaluate": {"nets", "data", "divergences", "runtime"},
     "doctor": {"run", "runtime", "evaluate"},
     "plot": set(),
     "widgets": {"plot", "latent"},
