@@ -85,17 +85,13 @@ def _zip(archive):
 def _tar(archive):
     for member in archive:
         if not member.isdir():
-            file = partial(_from_tar, archive, member) if member.isreg() else LINK
-            yield member.name, member.size, file
+            read = partial(lambda one: archive.extractfile(one).read(), member)
+            yield member.name, member.size, read if member.isreg() else LINK
     # tarfile takes a damaged header for the end, which is a block of zeros. gzip's checksum comes
     # after it and is looked at when it is read.
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(2**20)[:512] != bytes(512):
         raise tarfile.ReadError("its end is missing")
-
-
-def _from_tar(archive, member):
-    return archive.extractfile(member).read()
 
 
 class _Member(tarfile.TarInfo):

@@ -4,6 +4,8 @@ Every function takes torch tensors, NumPy arrays, lists or numbers and returns a
 has the tensors' dtype and device; where no argument is a floating-point tensor, it is float64.
 """
 
+import functools
+
 import torch
 
 TOLERANCE = 1e-4  # probabilities may miss the sum 1 by so much: float32 rounding, many categories
@@ -186,12 +188,8 @@ def _tensors(*values):
     """The values as tensors of one floating dtype on one device: the tensors' among them."""
     tensors = [v for v in values if isinstance(v, torch.Tensor)]
     device = tensors[0].device if tensors else None
-    dtype = torch.float64
-    floating = [v.dtype for v in tensors if v.is_floating_point()]
-    if floating:
-        dtype = floating[0]
-        for other in floating[1:]:
-            dtype = torch.promote_types(dtype, other)
+    floating = [v.dtype for v in tensors if v.is_floating_point()] or [torch.float64]
+    dtype = functools.reduce(torch.promote_types, floating)
     return [torch.as_tensor(v, dtype=dtype, device=device) for v in values]
 
 

@@ -146,20 +146,17 @@ def invert(generator, x, *, steps=300, lr=0.1, starts=4, penalty=0.1, seed=0):
     x = x.detach().to(weight.device)
     noise = torch.stack([torch.randn(generator.z_dim, generator=random) for _ in range(starts)])
     z = noise.repeat_interleave(len(x), dim=0).to(weight).requires_grad_()  # (starts·B, Z)
-    radius = math.sqrt(generator.z_dim)
+    radius, targets = math.sqrt(generator.z_dim), torch.cat([x] * starts)
     optimizer = torch.optim.Adam([z], lr=lr)
     with _frozen(generator), torch.enable_grad():
-        target = None
         for step in range(steps + 1):
             pictures = generator(z)  # (starts·B, C, H, W)
-            if target is None:
-                if x.shape[1:] != pictures.shape[1:]:
-                    raise ValueError(
-                        f"The generator draws pictures {tuple(pictures.shape[1:])}, these are "
-                        f"{tuple(x.shape[1:])}."
-                    )
-                target = x.repeat(starts, 1, 1, 1)
-            squares = (pictures - target).square().flatten(1)
+            if pictures.shape != targets.shape:
+                raise ValueError(
+                    f"The generator draws pictures {tuple(pictures.shape[1:])}, these are "
+                    f"{tuple(x.shape[1:])}."
+                )
+            squares = (pictures - targets).square().flatten(1)
             loss = squares.sum(dim=1) + penalty * (z.norm(dim=1) - radius).square()
             if step == steps:  # the last pass only measures
                 break
@@ -170,12 +167,8 @@ def invert(generator, x, *, steps=300, lr=0.1, starts=4, penalty=0.1, seed=0):
     best = loss.detach().reshape(starts, len(x)).argmin(dim=0)  # (B,)
     rows = best * len(x) + torch.arange(len(x), device=best.device)
     errors = squares.detach().mean(dim=1)
-    return Inversion(
-        z.detach()[rows],
-        pictures.detach()[rows],
-        errors[rows],
-        errors.reshape(starts, len(x)),
-    )
+    found = z.detach()[rows], pictures.detach()[rows], errors[rows]
+    return Inversion(*found, errors.reshape(starts, len(x)))
 
 
 class Mixture:
@@ -212,8 +205,7 @@ def fit_mixture(codes, components=20, seed=0):
     codes = torch.as_tensor(codes).detach().cpu().double()
     if codes.ndim != 2 or len(codes) < components:
         raise ValueError(
-            f"{components} components need at least as many codes (N, Z), not "
-            f"{tuple(codes.shape)}."
+            f"{components} components need at least as many codes (N, Z), not {tuple(codes.shape)}."
         )
     from sklearn.mixture import GaussianMixture
 

@@ -111,20 +111,14 @@ def _walk(top):
 
     Links to folders are followed, but not in circles.
     """
-    found, closed, seen = {}, [], set()
-
-    def note(folder, names):
-        inside = os.path.relpath(folder, top).split(os.sep)
-        inside = [] if inside == ["."] else inside
-        found.update({"/".join([*inside, name]): Path(folder, name) for name in names})
-
+    paths, closed, seen = [], [], set()
     for folder, folders, files in os.walk(top, followlinks=True, onerror=closed.append):
         seen.add(os.path.realpath(folder))
         inner = [name for name in folders if not name.startswith(".")]
         folders[:] = [x for x in inner if os.path.realpath(os.path.join(folder, x)) not in seen]
-        note(folder, filter(_counts, files))
-    for error in closed:
-        note(error.filename, "*")
+        paths += [Path(folder, name) for name in files if _counts(name)]
+    paths += [Path(error.filename, "*") for error in closed]
+    found = {path.relative_to(top).as_posix(): path for path in paths}
     return {name: found[name] for name in sorted(found, key=_parts)}
 
 
@@ -211,7 +205,7 @@ def _decode(files, twice, top, cached, size, channels, levels):
             else:
                 empty = np.empty_like(picture.pixels, shape=(len(picture.pixels), 0, 0))
                 found[name] = rows.tell(), picture._replace(pixels=empty)
-                rows.write(picture.pixels)
+                np.save(rows, picture.pixels)
             bar.update()
         if not found:
             why = "; ".join(_groups(unread))
@@ -220,9 +214,7 @@ def _decode(files, twice, top, cached, size, channels, levels):
         def row(name):
             at, picture = found[name]
             rows.seek(at)
-            shape, dtype = (len(picture.pixels), size, size), picture.pixels.dtype
-            pixels = np.frombuffer(rows.read(math.prod(shape) * dtype.itemsize), dtype)
-            return picture._replace(pixels=pixels.reshape(shape))
+            return picture._replace(pixels=np.load(rows))
 
         names, new = sorted(found, key=_parts), folder / "new"
         ranges, said = _ranges({name: found[name][1] for name in names}, row, levels, top)
@@ -241,14 +233,13 @@ def _decode(files, twice, top, cached, size, channels, levels):
         facts = {"names": names, "unread": unread, "notes": notes, "said": said}
         (new / "facts.json").write_text(json.dumps(facts))
         each = channels * size * size
-        finished = _kept(cached, each) == facts  # by another process that was faster
-        for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # or of an earlier state
-            if old != cached or not finished:
+        for old in cached.parent.glob(cached.name.split("-")[0] + "-*"):  # of an earlier state
+            if old != cached or not _kept(cached, each):
                 shutil.rmtree(old, ignore_errors=True)
         try:
             os.replace(new, cached)
-        except OSError:
-            if _kept(cached, each) != facts:
+        except OSError:  # another process was faster
+            if not _kept(cached, each):
                 raise
     return facts
 

@@ -53,20 +53,9 @@ class Run:
     """
 
     def __init__(
-        self,
-        folder=None,
-        *,
-        settings=None,
-        batch_size=None,
-        sample=None,
-        sample_every=500,
-        real=None,
-        checkpoint_every=500,
-        progress=True,
-        tracker=None,
-        fresh=False,
-        **parts,
-    ):
+        self, folder=None, *, settings=None, batch_size=None, sample=None, sample_every=500,
+        real=None, checkpoint_every=500, progress=True, tracker=None, fresh=False, **parts,
+    ):  # fmt: skip
         ranks.start()
         self.folder = Path(os.path.expanduser(folder)) if folder is not None else None
         if tracker is not None:
@@ -76,14 +65,10 @@ class Run:
         self.settings = dict(settings or {})
         if batch_size is not None:
             self.settings["batch_size"] = batch_size
-        self.batch_size = batch_size
-        self.sample = sample
-        self.sample_every = sample_every
-        self.checkpoint_every = checkpoint_every
-        self.progress = progress and ranks.is_main()
-        self.tracker = tracker
-        self.fresh = fresh
-        self.parts = parts
+        self.batch_size, self.parts = batch_size, parts
+        self.sample, self.sample_every = sample, sample_every
+        self.checkpoint_every, self.fresh = checkpoint_every, fresh
+        self.progress, self.tracker = progress and ranks.is_main(), tracker
         self.step = 0  # steps completed
         self.history = {"step": []}
         self.diversity = {}  # step → diversity of the samples
@@ -102,9 +87,9 @@ class Run:
         self._entered, self._stop = True, False  # the same object may go on after an interrupt
         if self.folder is not None:
             latest = None
-            if ranks.is_main():
-                if not self.fresh:  # else its files go when the new run is sure to start: `steps`
-                    latest = checkpoint.load_latest(self.folder)
+            # When fresh, the files there go when the new run is sure to start: in `steps`.
+            if ranks.is_main() and not self.fresh:
+                latest = checkpoint.load_latest(self.folder)
                 if latest is not None:
                     # Settings first: weights of another net would fail with a harder message.
                     self._refuse_other_settings()
@@ -155,13 +140,8 @@ class Run:
         from tqdm.auto import tqdm
 
         static = os.environ.get("GENCOURSE_STATIC") == "1"  # no bar in a committed notebook
-        bar = tqdm(
-            total=total,
-            initial=self.step,
-            disable=static or not self.progress,
-            unit="step",
-            mininterval=0,
-        )
+        hidden = static or not self.progress
+        bar = tqdm(total=total, initial=self.step, disable=hidden, unit="step", mininterval=0)
         first, began = self.step, time.perf_counter()
         self._flushed_at, self._flushed_step = began, self.step
         self._in_loop = True

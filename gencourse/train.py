@@ -34,6 +34,7 @@ LIMITS = {  # from where to where a number makes sense; whole ones are whole num
     "beta": (0.0, 1e6),
     "shift": (0, 2**10),
 }
+OF_A_RUN = ("batch_size", "sample_every", "checkpoint_every", "progress", "tracker", "fresh")
 
 
 def check(**numbers):
@@ -166,14 +167,9 @@ def walk(images, draw, step, options, *, nets, parts, settings, sample=None, sch
     with Run(
         options.out,
         settings=_describe(images, nets) | {"lr": options.lr} | settings | {"seed": options.seed},
-        batch_size=options.batch_size,
         sample=sample,
-        sample_every=options.sample_every,
         real=None if sample is None else images.batch(0, min(256, len(images))),
-        checkpoint_every=options.checkpoint_every,
-        progress=options.progress,
-        tracker=options.tracker,
-        fresh=options.fresh,
+        **{name: getattr(options, name) for name in OF_A_RUN},
         **nets,
         **parts,
     ) as run:

@@ -53,9 +53,7 @@ def _live(picture, first, start, sliders):
             whole = all(isinstance(v, int) for v in spec)
             kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
             step = 1 if whole else (high - low) / 100
-            control = kind(
-                min=low, max=high, value=value, step=step, description=label, style=wide
-            )
+            control = kind(min=low, max=high, value=value, step=step, description=label, style=wide)
             control.layout.width = "420px"
         controls[name] = control
 

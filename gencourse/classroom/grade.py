@@ -67,7 +67,8 @@ def grade(path, assignment, out, *, seed=None, workers=None, limits=None, image=
     with tempfile.TemporaryDirectory(prefix="gencourse-grade-") as course:
         sandbox.course(course)
         room = sandbox.Room(course, limits, image=image, unsafe=unsafe)
-        workers = workers or _workers(limits)
+        free = psutil.virtual_memory().available
+        workers = workers or max(1, min(os.cpu_count(), free // limits.memory))
         with ThreadPoolExecutor(workers) as pool:
             jobs = [pool.submit(_one, s, assignment, seed, room, out) for s in found]
             try:
@@ -101,10 +102,6 @@ def _seed(out, assignment, seed):
     make_folder(out / "pages")
     _write(path, json.dumps({"assignment": assignment, "seed": seed}))
     return seed
-
-
-def _workers(limits):
-    return max(1, min(os.cpu_count(), psutil.virtual_memory().available // limits.memory))
 
 
 def _one(submission, assignment, seed, room, out):
@@ -340,9 +337,6 @@ def _summary(grades, exercises, assignment, total, mistakes):
 
 def _plot(mistakes):
     """The most common mistakes as bars. Returns: PNG bytes."""
-    import matplotlib
-
-    matplotlib.use("agg")
     from matplotlib.figure import Figure
 
     from gencourse import plot

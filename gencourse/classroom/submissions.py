@@ -80,7 +80,7 @@ def find(path):
 
     path: holds *.ipynb and *.zip, one for each student; or folders, one for each student; or it is
     what Canvas or Moodle gives for download, zipped or not; or one notebook.
-    Raises: UserError if there is nothing of the kind.
+    Raises: UserError if there is nothing of the kind, or the zip file can't be unpacked.
     """
     path = Path(path)
     if path.is_dir():
@@ -151,6 +151,10 @@ def _in_zip(content, name, of_class=False, depth=0, left=None):
                 elif len(place.parts) == 1 and member.is_dir():
                     yield place, None
     except Exception as error:  # a broken zip fails in zipfile, zlib, struct, a name's decoding …
+        if of_class:
+            raise UserError(
+                f"{name} is no zip file, or it is damaged ({error}): download it again."
+            ) from error
         yield Path(), File(name, b"", f"{name} can't be unpacked ({error}): zip it again.")
 
 
