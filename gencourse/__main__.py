@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Learn image generation by training it.",
+    help="Learn image generation: train the course's models, diagnose runs, grade a class.",
 )
 
 
@@ -94,11 +94,6 @@ def _usual(kind, name, text):
             kinds.setdefault(value, []).append(model)
     values = ", ".join(f"{value} ({', '.join(which)})" for value, which in kinds.items())
     return _option(kind, f"{text}; default {values}.")
-
-
-@app.callback()
-def _gencourse():
-    """Learn image generation: train the course's models, diagnose runs, grade a class."""
 
 
 @app.command()

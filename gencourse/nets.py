@@ -128,12 +128,8 @@ class DCGANGenerator(nn.Module):
         side, doublings = pyramid(size)
         self.z_dim = z_dim
         c = width * 2**doublings
-        layers = [
-            nn.Linear(z_dim, c * side * side, bias=False),
-            nn.Unflatten(1, (c, side, side)),
-            nn.BatchNorm2d(c),
-            nn.ReLU(),
-        ]
+        layers = [nn.Linear(z_dim, c * side * side, bias=False), nn.Unflatten(1, (c, side, side))]
+        layers += [nn.BatchNorm2d(c), nn.ReLU()]
         for _ in range(doublings):  # (B, c, s, s) → (B, c/2, 2s, 2s)
             up = nn.ConvTranspose2d(c, c // 2, 4, stride=2, padding=1, bias=False)
             layers += [up, nn.BatchNorm2d(c // 2), nn.ReLU()]
@@ -162,13 +158,9 @@ class DCGANDiscriminator(nn.Module):
             down = nn.Conv2d(c, 2 * c, 4, stride=2, padding=1, bias=False)
             layers += [down, nn.BatchNorm2d(2 * c), nn.LeakyReLU(0.2)]
             c *= 2
-        layers += [
-            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False),
-            nn.BatchNorm2d(2 * c),
-            nn.LeakyReLU(0.2),
-            Flatten(),
-            nn.Linear(2 * c * side * side, 1),
-        ]
+        same = nn.Conv2d(c, 2 * c, 3, padding=1, bias=False)
+        layers += [same, nn.BatchNorm2d(2 * c), nn.LeakyReLU(0.2)]
+        layers += [Flatten(), nn.Linear(2 * c * side * side, 1)]
         self.body = nn.Sequential(*layers)
         self.apply(dcgan_init)
 
@@ -200,13 +192,8 @@ class VAE(nn.Module):
         self.to_mu = nn.Linear(hidden, z_dim)
         self.to_logvar = nn.Linear(hidden, z_dim)  # a head of its own: see chapter 08
 
-        layers = [
-            nn.Linear(z_dim, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, c * side * side),
-            nn.ReLU(),
-            nn.Unflatten(1, (c, side, side)),
-        ]
+        layers = [nn.Linear(z_dim, hidden), nn.ReLU(), nn.Linear(hidden, c * side * side)]
+        layers += [nn.ReLU(), nn.Unflatten(1, (c, side, side))]
         for i in reversed(range(doublings)):
             out = width * 2 ** max(i - 1, 0)
             layers += [nn.ConvTranspose2d(c, out, 4, stride=2, padding=1), nn.ReLU()]

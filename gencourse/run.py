@@ -133,7 +133,8 @@ class Run:
             if self.fresh:
                 delete(self.folder)
             if self.step == 0:
-                self._write_config()
+                config = {"settings": self.settings, "machine": runtime.describe()}
+                self._write_json("config.json", config)
             if self.step < total:  # a new attempt
                 checkpoint.delete(self.folder / "failure.json")
         self.failure, self.fresh = None, False
@@ -227,15 +228,10 @@ class Run:
         if self._tracked is not None:
             last = {name: values[-1] for name, values in self.history.items() if values}
             step = last.pop("step", self.step)
-            self._tracked.log(last | self._learning_rates(), step)
-
-    def _learning_rates(self):
-        """{name of the optimizer + "_lr": its rate} of every part that has one."""
-        return {
-            f"{name}_lr": float(part.param_groups[0]["lr"])
-            for name, part in self.parts.items()
-            if hasattr(part, "param_groups")
-        }
+            for name, part in self.parts.items():
+                if hasattr(part, "param_groups"):
+                    last[f"{name}_lr"] = float(part.param_groups[0]["lr"])
+            self._tracked.log(last, step)
 
     def _summary(self, rate):
         names = [k for k in self.history if k not in ("step", self._rate) and self.history[k]]
@@ -284,10 +280,9 @@ class Run:
 
     # Files
 
-    def _write_config(self):
-        config = {"settings": self.settings, "machine": runtime.describe()}
-        text = json.dumps(config, indent=2, default=str) + "\n"
-        checkpoint.write_atomically(self.folder / "config.json", text.encode())
+    def _write_json(self, name, content):
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        checkpoint.write_atomically(self.folder / name, text.encode())
 
     def _refuse_other_settings(self):
         path = self.folder / "config.json"
@@ -355,8 +350,7 @@ class Run:
         if self.writes():
             with contextlib.suppress(checkpoint.WriteError):  # the sentence below is worth more
                 self._write_history()
-                text = json.dumps(self.failure) + "\n"
-                checkpoint.write_atomically(self.folder / "failure.json", text.encode())
+                self._write_json("failure.json", self.failure)
         raise runtime.UserError(
             f"{name} became {value} at step {step}: the training diverged. {self._saved()} "
             "Try half the learning rate first, in a new folder or with --fresh (fresh=True); then "
