@@ -1,5 +1,6 @@
 """Files that are either whole or not there: atomic writes, and a run's last two checkpoints."""
 
+import contextlib
 import io
 import os
 import warnings
@@ -33,10 +34,8 @@ def write_atomically(path, content):
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        try:
+        with contextlib.suppress(OSError):  # the folder itself is gone or read-only
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself is gone or read-only: the first error says so
         raise WriteError(_sentence(path, error)) from error
 
 
@@ -77,12 +76,9 @@ def _sync_folder(folder):
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.suppress(OSError):  # some network drives refuse; the rename is still atomic
         os.fsync(descriptor)
-    except OSError:
-        pass  # some network drives refuse; the rename is still atomic
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
 
 
 def save(folder, step, state, keep=2):

@@ -175,7 +175,10 @@ def mmd(x, y, bandwidth):
 
 
 def unbiased_mmd(x, y, kernel):
-    """The same with any kernel, which maps (N, D) and (M, D) to k of every pair, (N, M)."""
+    """MMD² as in `mmd`, of x (N, D) and y (M, D) with any kernel k.
+
+    kernel: function of two such tensors → k of every pair, (N, M). Returns: scalar, no unit.
+    """
 
     def mean_of_pairs(a):  # the diagonal is k(a, a) = 1: leaving it in would bias the estimate
         k = kernel(a, a)

@@ -246,6 +246,7 @@ GRADES = {
     "no submissions": ["nowhere"],
     "empty": [""],
     "a file": ["FILE"],
+    "no zip": ["NONE.zip"],
     "out empty": ["CLASS", "--out", ""],
     "out a file": ["CLASS", "--out", "FILE"],
     "assignment": ["CLASS", "--assignment", ""],
@@ -257,7 +258,8 @@ GRADES = {
 
 @pytest.mark.parametrize("case", GRADES)
 def test_grade_at_edges(case, gencourse):
-    Path("FILE").write_text("")
+    for name in ("FILE", "NONE.zip"):
+        Path(name).write_text("")
     Path("CLASS", "one").mkdir(parents=True)
     usual = ["--assignment", "01_kl_divergence", "--out", "grades"]
     code, lines = gencourse("grade", *usual, *GRADES[case])

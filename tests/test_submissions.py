@@ -163,6 +163,15 @@ def test_one_notebook_is_a_class_of_one(tmp_path):
     assert list(found(tmp_path / "ann.ipynb")) == ["ann"]
 
 
+@pytest.mark.parametrize("harm", ["text", "cut", "empty"])
+def test_a_classs_zip_that_is_none_is_no_student(tmp_path, harm):
+    whole = zipped(**{"ann_22_300_kl.ipynb": notebook("1")})
+    content = {"text": b"<html>Please log in.</html>", "cut": whole[:-30], "empty": b""}[harm]
+    put(tmp_path, {"class.zip": content})
+    with pytest.raises(UserError, match=r"class\.zip is no zip file, or it is damaged .* again\.$"):
+        submissions.find(tmp_path / "class.zip")
+
+
 @pytest.mark.parametrize("place", ["missing", "x.txt", "empty"])
 def test_a_place_without_submissions(tmp_path, place):
     (tmp_path / "x.txt").write_text("x")

@@ -92,10 +92,7 @@ def _seed(out, assignment, seed):
     if path.exists():
         settings = json.loads(path.read_text(encoding="utf-8"))
         if settings["assignment"] != assignment:
-            raise UserError(
-                f"{out} holds grades of {settings['assignment']}: name another folder for "
-                f"{assignment}."
-            )
+            raise UserError(f"{out} holds grades of {settings['assignment']}: name another folder.")
         seed = settings["seed"] if seed is None else seed
     seed = secrets.randbelow(2**31) if seed is None else seed
     make_folder(out / "results")
