@@ -155,14 +155,15 @@ def train(
     loops.check(**{name: value for name, value in options.items() if name in loops.LIMITS})
     if options["batch_size"] < 2:
         raise runtime.OptionError("batch_size", "is 1; BatchNorm needs at least 2.")
-    _check_size(size)
+    if size is not None and size not in nets.SIZES:
+        known = ", ".join(map(str, nets.SIZES))
+        raise runtime.UserError(f"Size {size} is not supported; choose --size from {known}.")
     sizes = {k: options.pop(k) for k in inspect.signature(kind.nets).parameters if k in options}
     loop = getattr(loops, kind.loop)
     own = inspect.signature(loops.Options).parameters
     loops.Options(**{name: value for name, value in options.items() if name in own})  # or refused
 
     images = load(data, size=size, seed=seed)
-    _check_size(images.shape[1])
     make = partial(kind.nets, nets, images, **sizes)
     _check_memory(make)
     if fresh and not yes and ranks.is_main() and out.is_dir() and any(out.iterdir()):
@@ -272,20 +273,10 @@ def _test_half(data, images):
     from gencourse.data import DataError, load
 
     try:
-        test = load(data, split="test", size=images.shape[1])
+        return load(data, split="test", size=images.shape[1])
     except DataError:
-        if data.startswith("folder:"):
-            return None
-        raise
-    return test if test.classes == images.classes else None
-
-
-def _check_size(size):
-    from gencourse import nets, runtime
-
-    if size is not None and size not in nets.SIZES:
-        sizes = ", ".join(map(str, nets.SIZES))
-        raise runtime.UserError(f"Size {size} is not supported; choose --size from {sizes}.")
+        if not data.startswith("folder:"):
+            raise
 
 
 def _check_memory(make):

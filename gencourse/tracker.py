@@ -16,11 +16,10 @@ class Tracker:
     name: "tensorboard" (in FOLDER/tensorboard; look with `tensorboard --logdir runs`), or "wandb"
         (in FOLDER/wandb; the run's name is the folder's). settings: dict, shown beside the run.
     step: where the run goes on from, 0 for a new one; TensorBoard then drops what is beyond.
-    Raises: UserError for another name, where the package is missing, or where it can't start.
+    Raises: UserError where it can't start; what `check` refuses was refused before.
     """
 
     def __init__(self, name, folder, settings, step=0):
-        check(name)
         from accelerate import tracking
 
         # An id of the folder's own: a run that goes on is the same run.
