@@ -252,7 +252,7 @@ def curves(history, keys=None, *, ax=None, smooth=1, ylabel="loss [nats]"):
     return ax
 
 
-def density(x, p, *, ax=None, color=REAL, label=None, fill=True):
+def density(x, p, *, ax=None, color=REAL, label=None):
     """Draw a probability density over one dimension.
 
     x, p: (N,) positions and densities.
@@ -261,8 +261,7 @@ def density(x, p, *, ax=None, color=REAL, label=None, fill=True):
     ax = _axes(ax)
     x, p = _array(x), _array(p)
     ax.plot(x, p, color=color, label=label)
-    if fill:
-        ax.fill_between(x, p, color=color, alpha=0.2, linewidth=0)
+    ax.fill_between(x, p, color=color, alpha=0.2, linewidth=0)
     ax.set_ylabel("density")
     return ax
 
