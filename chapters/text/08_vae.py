@@ -1445,8 +1445,11 @@ plot.show(
 #    no effect on the reconstruction, so the KL alone sets it: σ = 1. Without the KL it is 8.1's
 #    autoencoder in 24 dimensions: its codes spread far beyond N(0, I).
 # 3. **Wrong sign**: the loss falls below 0 without end, which no Bernoulli −ELBO can. The KL
-#    explodes. (In a longer training, such as a GPU's, it overflows: the run then stops at the first
-#    number that isn't finite and says so, and there are no pictures to see.)
+#    explodes.
+
+# %% [markdown]
+# A longer training with the wrong sign, such as a GPU's, overflows. The run then stops at the first
+# number that isn't finite and says so, and there are no pictures to see.
 
 # %%
 # checkpoint: the curve of (1); its KL is smallest at μ = 0; honest numbers rank the right first
