@@ -17,23 +17,32 @@ held_out_accuracy = Exercise(
     "held_out_accuracy",
     level="warm-up",
     minutes=15,
-    tests="the second half judged by the first, for codes that tell the label and that don't.",
+    tests="the second half judged by the first, for codes that tell the label, that don't, or that "
+    "tell the opposite in the second half; codes on the border.",
     hint="Nothing that is learned, direction or threshold, may have seen the second half.",
 )
 
 
 @held_out_accuracy.cases
 def labelled_codes(rng):
+    """Also codes whose second half says the opposite, for an accuracy far below ½."""
     found = []
-    for n, z, strength in [(401, 8, 0.3), (200, 40, 0.5), (301, 3, 0.8), (150, 100, 0.0)]:
+    for n, z, strength, turned in [(401, 8, 0.3, False), (200, 40, 0.5, False),
+                                   (301, 3, 0.8, False), (150, 100, 0.0, False),
+                                   (241, 6, 0.7, True)]:  # fmt: skip
         labels = (torch.rand(n, generator=rng) < 0.4).long()
         labels[:2], labels[-2:] = torch.tensor([0, 1]), torch.tensor([0, 1])
         signal = torch.zeros(z)
         signal[0] = 2 * strength
         drift = torch.linspace(-1, 1, n)[:, None] * strength
         codes = 0.5 + normals(rng, n, z) + labels[:, None] * signal + drift
+        if turned:
+            labels[n // 2 :] = 1 - labels[n // 2 :]
         found.append({"codes": codes, "labels": labels})
-    return found
+    along = torch.tensor([0, 0, 4, 4, 2, 2, 2, 3, 1, 1], dtype=torch.float32)  # the border is at 2
+    across = torch.tensor([1, -1, 1, -1]).repeat(3)[:10]
+    labels = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 0, 1])
+    return [*found, {"codes": torch.stack([along, across], dim=1), "labels": labels}]
 
 
 def direction_and_threshold(codes, labels):
@@ -106,13 +115,113 @@ def threshold_at_zero(codes, labels):
     return accuracy(codes[half:], labels[half:], d, 0.0)
 
 
+def learned_and_tested(codes, labels):
+    """d and the border from the first half; codes and labels of the second."""
+    half = len(codes) // 2
+    return *direction_and_threshold(codes[:half], labels[:half]), codes[half:], labels[half:]
+
+
+@held_out_accuracy.wrong(
+    "Below ½ you return 1 − accuracy. Which side is 1 was learned, too: to choose it by the rows "
+    "that are tested brings the luck back in."
+)
+def better_side(codes, labels):
+    found = second_half_by_the_first(codes, labels)
+    return max(found, 1 - found)
+
+
+@held_out_accuracy.wrong("d points from class 1 to class 0, so each guess is turned: M₁ − M₀.")
+def direction_turned(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return accuracy(codes, labels, -d, -c)
+
+
+@held_out_accuracy.wrong("This is the share of wrong guesses; accuracy is that of the right ones.")
+def share_of_errors(codes, labels):
+    return 1 - second_half_by_the_first(codes, labels)
+
+
+@held_out_accuracy.wrong("You count the right guesses; asked for is their share.")
+def guesses_counted(codes, labels):
+    return second_half_by_the_first(codes, labels) * (len(codes) - len(codes) // 2)
+
+
+@held_out_accuracy.wrong("The right guesses are divided by all N; only the others were tested.")
+def divided_by_all(codes, labels):
+    return guesses_counted(codes, labels) / len(codes)
+
+
+@held_out_accuracy.wrong("This is how often the guess is 1; compare the guesses with the labels.")
+def share_of_ones(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return accuracy(codes, torch.ones_like(labels), d, c)
+
+
+@held_out_accuracy.wrong("The border is d·(M₀ + M₁), without the ½: twice as far out as half-way.")
+def border_not_halved(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return accuracy(codes, labels, d, 2 * c)
+
+
+@held_out_accuracy.wrong(
+    "Your border is the mean of all codes that are learned from, which lies nearer to the larger "
+    "class. Half-way is between the two *means*."
+)
+def border_at_the_common_mean(codes, labels):
+    d, _, tested, known = learned_and_tested(codes, labels)
+    return accuracy(tested, known, d, d @ codes[: len(codes) // 2].mean(dim=0))
+
+
+@held_out_accuracy.wrong("On the border itself the guess is 0: d·z > c, not ≥.")
+def border_guessed_as_one(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return ((codes @ d >= c) == (labels == 1)).double().mean().item()
+
+
+@held_out_accuracy.wrong(
+    "You scale d to length 1, but c was made with the long one: scale both, or neither."
+)
+def scaled_on_one_side(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return accuracy(codes, labels, d / d.norm(), c)
+
+
+@held_out_accuracy.wrong("If N is odd the first part has ⌊N/2⌋ rows, rounded down.")
+def half_rounded_up(codes, labels):
+    half = (len(codes) + 1) // 2
+    found = direction_and_threshold(codes[:half], labels[:half])
+    return accuracy(codes[half:], labels[half:], *found)
+
+
+@held_out_accuracy.wrong("Only rows with label 1 are counted; *every* tested row has a guess.")
+def ones_only(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return accuracy(codes[labels == 1], labels[labels == 1], d, c)
+
+
+@held_out_accuracy.wrong(
+    "You average the accuracies of both classes, so rows of the rarer one weigh more. Here every "
+    "row weighs the same."
+)
+def classes_weigh_alike(codes, labels):
+    d, c, codes, labels = learned_and_tested(codes, labels)
+    return sum(accuracy(codes[labels == k], labels[labels == k], d, c) for k in (0, 1)) / 2
+
+
+@held_out_accuracy.wrong("Every second row is tested; learn from the first ⌊N/2⌋, test the others.")
+def every_second_row(codes, labels):
+    found = direction_and_threshold(codes[::2], labels[::2])
+    return accuracy(codes[1::2], labels[1::2], *found)
+
+
 # --- 9.2 ------------------------------------------------------------------------------------------
 
 slerp = Exercise(
     "slerp",
     level="core",
     minutes=20,
-    tests="single pairs and batches, ends of unequal length, parallel ends and equal ones.",
+    tests="single pairs and batches, ends of unequal length, parallel ends and equal ones, angles "
+    "near 0 and near 180°, in float32 and float64.",
     hint="Direction and length go separately; what do the weights become as the angle goes to 0?",
     atol=1e-5,
 )
@@ -122,24 +231,41 @@ slerp = Exercise(
 def ends(rng):
     sizes = [((6,), 0.3), ((4, 5), 0.75), ((2, 3, 8), 0.5), ((1, 3), 0.1)]
     found = [{"a": 2 * normals(rng, *s), "b": normals(rng, *s), "t": t} for s, t in sizes]
-    axis = torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    near = torch.tensor([math.cos(1e-5), math.sin(1e-5), 0.0, 0.0], dtype=torch.float64)
-    a = torch.stack([normals(rng, 4), axis, axis, axis])
-    b = torch.stack([normals(rng, 4), axis, 2 * axis, 3 * near])
-    found += [{"a": a, "b": b, "t": 0.25}, {"a": axis.clone(), "b": 2 * axis, "t": 0.6}]
-    at_start = {"a": normals(rng, 3, 4).float(), "b": normals(rng, 3, 4).float(), "t": 0.0}
-    equal = normals(rng, 60, 5).float()  # some of their cosines are rounded to more than 1
+    for dtype in (torch.float32, torch.float64):
+        angles = torch.tensor([0.0, 0.0, 1e-5, 0.02, 2.8], dtype=dtype)
+        b = torch.zeros(6, 4, dtype=dtype)
+        b[1:, 0], b[1:, 1] = angles.cos(), angles.sin()
+        b = b * torch.tensor([1.0, 2.0, 4.0, 3.0, 6.0, 1.0])[:, None].to(dtype)
+        a = torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=dtype).repeat(6, 1)
+        a[0], b[0] = normals(rng, 4, dtype=dtype), normals(rng, 4, dtype=dtype)
+        found.append({"a": a, "b": b, "t": 0.25})
+    found.append({"a": a[2].clone(), "b": b[2].clone(), "t": 0.6})
+    at_start = {"a": normals(rng, 3, 4), "b": normals(rng, 3, 4), "t": 0.0}
+    equal = normals(rng, 60, 5)  # some of their cosines are rounded to more than 1
     return [*found, at_start, {**at_start, "t": 1.0}, {"a": equal, "b": equal.clone(), "t": 0.3}]
-
-
-slerp.reference(latent.slerp)
 
 
 def parts(a, b):
     """Lengths, directions and the angle between them, each with its last dimension kept."""
     length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     u, v = a / length_a, b / length_b
-    return length_a, length_b, u, v, torch.acos((u * v).sum(dim=-1, keepdim=True).clamp(-1, 1))
+    return length_a, length_b, u, v, torch.acos((u * v).sum(dim=-1, keepdim=True).clamp(max=1))
+
+
+def share(s, omega):
+    """sin(s·ω) / sin ω, and s where ω is 0."""
+    return s * torch.sinc(s * omega / math.pi) / torch.sinc(omega / math.pi)
+
+
+def turned(u, v, omega, t):
+    """The unit vector on the way from u to v."""
+    return share(1 - t, omega) * u + share(t, omega) * v
+
+
+@slerp.reference
+def at_constant_speed(a, b, t):
+    length_a, length_b, u, v, omega = parts(a, b)
+    return ((1 - t) * length_a + t * length_b) * turned(u, v, omega, t)
 
 
 @slerp.wrong("This is the straight line, lerp: half-way it leaves the shell.")
@@ -214,28 +340,117 @@ def first_end_where_parallel(a, b, t):
     return torch.where(omega < 1e-4, a, latent.slerp(a, b, t))
 
 
+@slerp.wrong(
+    "Where the ends are parallel you fall back on a straight line that runs from b to a: it, too, "
+    "starts at a."
+)
+def line_turned_where_parallel(a, b, t):
+    *_, omega = parts(a, b)
+    return torch.where(omega < 1e-4, latent.lerp(b, a, t), latent.slerp(a, b, t))
+
+
+@slerp.wrong(
+    "Ends that are *nearly* parallel get the straight line between a and b, as many programs do "
+    "from a cosine of .9995 on. With lengths that differ its direction turns too fast or too slow."
+)
+def straight_where_nearly_parallel(a, b, t):
+    *_, omega = parts(a, b)
+    return torch.where(omega.cos() > 0.9995, latent.lerp(a, b, t), latent.slerp(a, b, t))
+
+
+@slerp.wrong("The length stays ‖a‖ all the way: it must go from ‖a‖ to ‖b‖.")
+def length_of_first(a, b, t):
+    length, _, u, v, omega = parts(a, b)
+    return length * turned(u, v, omega, t)
+
+
+@slerp.wrong("The length stays ‖b‖ all the way: it must go from ‖a‖ to ‖b‖.")
+def length_of_second(a, b, t):
+    _, length, u, v, omega = parts(a, b)
+    return length * turned(u, v, omega, t)
+
+
+@slerp.wrong("The direction is right, but the length runs the other way: at t = 0 it is ‖a‖.")
+def lengths_exchanged(a, b, t):
+    length_a, length_b, u, v, omega = parts(a, b)
+    return latent.lerp(length_b, length_a, t) * turned(u, v, omega, t)
+
+
+@slerp.wrong("The length is right, but the direction runs the other way: at t = 0 it is that of a.")
+def directions_exchanged(a, b, t):
+    length_a, length_b, u, v, omega = parts(a, b)
+    return latent.lerp(length_a, length_b, t) * turned(v, u, omega, t)
+
+
+@slerp.wrong("The length goes by powers, ‖a‖ to the 1 − t times ‖b‖ to the t: it goes evenly.")
+def length_by_powers(a, b, t):
+    length_a, length_b, u, v, omega = parts(a, b)
+    return length_a ** (1 - t) * length_b**t * turned(u, v, omega, t)
+
+
+@slerp.wrong("Both weights still have to be divided by sin ω.")
+def sine_missing(a, b, t):
+    length_a, length_b, u, v, omega = parts(a, b)
+    arc = torch.sin((1 - t) * omega) * u + torch.sin(t * omega) * v
+    return latent.lerp(length_a, length_b, t) * arc
+
+
+@slerp.wrong("The weights are divided by ω itself; below stands its sine.")
+def divided_by_the_angle(a, b, t):
+    *_, omega = parts(a, b)
+    return at_constant_speed(a, b, t) * torch.sinc(omega / math.pi)
+
+
+@slerp.wrong(
+    "The cosine of the angle is the product of the *unit* vectors: yours is that of a and b as "
+    "they are."
+)
+def angle_of_long_vectors(a, b, t):
+    length_a, length_b, u, v, _ = parts(a, b)
+    omega = torch.acos((a * b).sum(dim=-1, keepdim=True).clamp(-1, 1))
+    return latent.lerp(length_a, length_b, t) * turned(u, v, omega, t)
+
+
+@slerp.wrong("One angle serves the whole batch; each pair has its own: sum over the last axis.")
+def angle_of_the_batch(a, b, t):
+    length_a, length_b, u, v, _ = parts(a, b)
+    omega = torch.acos((u * v).sum().clamp(-1, 1))
+    return latent.lerp(length_a, length_b, t) * turned(u, v, omega, t)
+
+
+@slerp.wrong("Your lengths are those of the whole batch: each latent has its own, `dim=-1`.")
+def lengths_of_the_batch(a, b, t):
+    length_a, length_b = a.norm(), b.norm()
+    u, v = a / length_a, b / length_b
+    omega = torch.acos((u * v).sum(dim=-1, keepdim=True).clamp(-1, 1))
+    return latent.lerp(length_a, length_b, t) * turned(u, v, omega, t)
+
+
 # --- 9.3 ------------------------------------------------------------------------------------------
 
 inversion_step = Exercise(
     "inversion_step",
     level="core",
     minutes=20,
-    tests="the new z of every picture, and that weights and their gradients stay as they were.",
+    tests="the new z of every picture, on no graph, and that weights and their gradients stay as "
+    "they were.",
     hint="Sum the loss over the batch: then each row of the gradient is that of its own picture.",
 )
 
 
 @inversion_step.cases
 def generators(rng):
+    """In the last case the new z is copied, which fails for what hangs on a graph."""
     found = []
     for b, z, shape, lr, penalty in [(3, 4, (1, 3, 2), 0.1, 0.5), (1, 2, (3, 2, 2), 0.02, 2.0),
-                                     (4, 3, (1, 2, 2), 0.3, 0.0)]:  # fmt: skip
+                                     (4, 3, (1, 2, 2), 0.3, 0.0), (2, 5, (1, 2, 3), 0.05, 1.5)]:
         found.append({
             "z": 2 * normals(rng, b, z),
             "x": normals(rng, b, *shape).clamp(-1, 1),
             "lr": lr,
             "penalty": penalty,
             "net": draw_seed(rng),
+            "copied": b == 2,
         })  # fmt: skip
     return found
 
@@ -314,11 +529,68 @@ def pulled_to_zero(generator, z, x, lr, penalty):
     return step_along(z, lr, loss)
 
 
-@inversion_step.wrong("The shell's radius is √Z; you compare ‖z‖² with Z, or ‖z‖ with Z.")
+@inversion_step.wrong("You compare ‖z‖² with Z: the term is the square of ‖z‖ − √Z.")
 def squares_compared(generator, z, x, lr, penalty):
     def loss(z):
         outside = (z.square().sum(dim=1) - z.shape[1]) ** 2
         return (loss_per_picture(generator, z, x, 0.0) + penalty * outside).sum()
+
+    return step_along(z, lr, loss)
+
+
+def shell_of(distance):
+    """An answer whose second term is λ·distance(‖z‖, Z)."""
+
+    def answer(generator, z, x, lr, penalty):
+        def loss(z):
+            outside = distance(z.norm(dim=1), z.shape[1])
+            return (loss_per_picture(generator, z, x, 0.0) + penalty * outside).sum()
+
+        return step_along(z, lr, loss)
+
+    return answer
+
+
+@inversion_step.wrong("The shell's radius is √Z, not Z.")
+def radius_without_root(generator, z, x, lr, penalty):
+    return shell_of(lambda length, Z: (length - Z) ** 2)(generator, z, x, lr, penalty)
+
+
+@inversion_step.wrong("The distance from the shell is squared; yours is its absolute value.")
+def shell_not_squared(generator, z, x, lr, penalty):
+    distance = shell_of(lambda length, Z: (length - math.sqrt(Z)).abs())
+    return distance(generator, z, x, lr, penalty)
+
+
+@inversion_step.wrong("Z is how many latents a picture has; yours is the number of pictures.")
+def batch_for_latents(generator, z, x, lr, penalty):
+    return shell_of(lambda length, _: (length - math.sqrt(len(z))) ** 2)(
+        generator, z, x, lr, penalty)  # fmt: skip
+
+
+@inversion_step.wrong("λ is missing before the second term.")
+def penalty_missing(generator, z, x, lr, penalty):
+    return only_z_moves(generator, z, x, lr, 1.0)
+
+
+@inversion_step.wrong("λ stands at both terms; it weighs the shell's against the picture's.")
+def penalty_at_both(generator, z, x, lr, penalty):
+    return step_along(z, lr * penalty, lambda z: loss_per_picture(generator, z, x, 1.0).sum())
+
+
+@inversion_step.wrong("The rate η is missing: the step is η times the gradient.")
+def rate_missing(generator, z, x, lr, penalty):
+    return only_z_moves(generator, z, x, 1.0, penalty)
+
+
+@inversion_step.wrong(
+    "The error is ‖G(z) − x‖, not its square: then every step is equally long, however near z is."
+)
+def error_not_squared(generator, z, x, lr, penalty):
+    def loss(z):
+        error = (generator(z) - x).flatten(1).norm(dim=1)
+        shell = loss_per_picture(generator, z, generator(z), penalty)
+        return (error + shell).sum()
 
     return step_along(z, lr, loss)
 
@@ -330,6 +602,16 @@ def length_of_batch(generator, z, x, lr, penalty):
         return loss_per_picture(generator, z, x, 0.0).sum() + penalty * outside
 
     return step_along(z, lr, loss)
+
+
+@inversion_step.wrong(
+    "z is right, but it still hangs on the graph of its step, and whoever keeps it keeps all of "
+    "that: `.detach()`."
+)
+def on_a_graph(generator, z, x, lr, penalty):
+    z = z.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_per_picture(generator, z, x, penalty).sum(), z)
+    return z - lr * gradient
 
 
 @inversion_step.wrong(
@@ -444,6 +726,48 @@ def length_not_squared(codes, labels):
     return d - sum((d @ o) / o.norm() * o for o in others)
 
 
+@pure_direction.wrong("You take off the first of the others alone.")
+def first_other_alone(codes, labels):
+    d = differences(codes, labels)
+    return without(d[0], d[1:2])
+
+
+@pure_direction.wrong(
+    "You take off the projection on the sum (or the mean) of the others; their span is larger than "
+    "that one line."
+)
+def off_their_sum(codes, labels):
+    d = differences(codes, labels)
+    return without(d[0], d[1:].sum(dim=0, keepdim=True))
+
+
+@pure_direction.wrong("Attribute 0 itself is among what you take off, so nothing is left.")
+def itself_too(codes, labels):
+    return torch.zeros_like(codes[0])
+
+
+@pure_direction.wrong("Means, not sums: with unequal classes a sum counts how many there are.")
+def sums_for_means(codes, labels):
+    d = torch.stack([codes[y == 1].sum(dim=0) - codes[y == 0].sum(dim=0) for y in labels.T])
+    return without(d[0], d[1:])
+
+
+@pure_direction.wrong("You take off the others twice: what is left must stand at right angles.")
+def taken_off_twice(codes, labels):
+    d = others_stay(codes, labels)
+    return 2 * off_the_span(codes, labels) - d
+
+
+@pure_direction.wrong("You *add* what lies in the span of the others; take it off.")
+def added_on(codes, labels):
+    return 2 * others_stay(codes, labels) - off_the_span(codes, labels)
+
+
+@pure_direction.wrong("Attribute 0 is the first column, not the last.")
+def last_column_first(codes, labels):
+    return off_the_span(codes, labels.flip(1))
+
+
 @pure_direction.wrong("This is what lies *in* the span of the others; the rest was asked for.")
 def what_is_shared(codes, labels):
     return others_stay(codes, labels) - off_the_span(codes, labels)
@@ -481,7 +805,8 @@ mutual_information_gap = Exercise(
     "mutual_information_gap",
     level="stretch",
     minutes=40,
-    tests="several sizes, values of unequal frequency, and a factor that never varies.",
+    tests="several sizes, few rows, values of unequal frequency or with gaps, and a factor that "
+    "never varies.",
     hint="First I(z_j; v) of one pair, from a table of counts. Then the two largest per factor.",
     atol=1e-5,
 )
@@ -499,7 +824,9 @@ def codes_and_factors(rng):
         found.append({"codes": codes, "factors": factors})
     still = {k: v.clone() for k, v in found[0].items()}
     still["factors"][:, 1] = 2
-    return [*found, still]
+    gaps = {"codes": found[2]["codes"].clone(), "factors": found[2]["factors"] ** 2}  # 0, 1, 4, 9 …
+    few = {"codes": normals(rng, 27, 3), "factors": torch.arange(27)[:, None] // 7}
+    return [*found, still, gaps, few]
 
 
 def filled_bins(values):
@@ -622,3 +949,64 @@ def nan_where_nothing_varies(codes, factors):
 def nothing_counts_as_zero(codes, factors):
     table, entropies = information(codes, factors)
     return torch.where(entropies > 1e-9, gap(table) / entropies, 0).mean().item()
+
+
+@mutual_information_gap.wrong(
+    "Some cells of your table are empty, and 0·log 0 is nan there: nothing is added for them."
+)
+def nan_where_a_cell_is_empty(codes, factors):
+    return math.nan
+
+
+@mutual_information_gap.wrong("The smallest value has rank 0, not 1: there are 20 bins, not 21.")
+def ranks_from_one(codes, factors):
+    table, entropies = information(
+        codes, factors, lambda v: (v.argsort(dim=0).argsort(dim=0) + 1) * 20 // len(v))  # fmt: skip
+    return varying(gap(table) / entropies, entropies)
+
+
+@mutual_information_gap.wrong("You take off the *worst* latent; the gap is to the second best.")
+def best_minus_worst(codes, factors):
+    table, entropies = information(codes, factors)
+    return varying((table.amax(dim=1) - table.amin(dim=1)) / entropies, entropies)
+
+
+@mutual_information_gap.wrong("You take off the mean of all latents; take off the second best.")
+def best_minus_mean(codes, factors):
+    table, entropies = information(codes, factors)
+    return varying((table.amax(dim=1) - table.mean(dim=1)) / entropies, entropies)
+
+
+@mutual_information_gap.wrong("The sign is turned: the best minus the second best is not negative.")
+def second_minus_best(codes, factors):
+    return -mig(codes, factors)
+
+
+@mutual_information_gap.wrong(
+    "You divide the sum of the gaps by the sum of the entropies, so factors with many values weigh "
+    "more: divide each gap by its own, then average."
+)
+def ratio_of_sums(codes, factors):
+    table, entropies = information(codes, factors)
+    return (gap(table).sum() / entropies.sum()).item()
+
+
+@mutual_information_gap.wrong(
+    "You divide by the entropy of the *latent*, log 20 for each of them; the factor's is below."
+)
+def by_the_latents_entropy(codes, factors):
+    table, entropies = information(codes, factors)
+    return varying(gap(table), entropies) / math.log(20)
+
+
+@mutual_information_gap.wrong(
+    "`view` and `reshape` don't turn a table round: they cut its rows anew. `codes.T` has the "
+    "latents as rows."
+)
+def reshaped(codes, factors):
+    return mig(codes.reshape(codes.shape[1], -1).T, factors)
+
+
+@mutual_information_gap.wrong("This is the gap of one factor alone; average over all that vary.")
+def first_factor_alone(codes, factors):
+    return mig(codes, factors[:, :1])

@@ -90,6 +90,53 @@ def channels_mixed(x, real):
     return energy(x.sum(dim=1, keepdim=True)) / energy(real.sum(dim=1, keepdim=True))
 
 
+@sharpness.wrong(
+    "You take the variance of the Laplacian, as OpenCV's recipe for blur does: its mean is taken "
+    "off first. Here it is the plain sum of squares."
+)
+def variance_of_the_laplacian(x, real):
+    one, other = (laplacian(v).flatten(1).var(dim=1, correction=0).mean() for v in (x, real))
+    return (one / other).item()
+
+
+@sharpness.wrong("`roll` takes the opposite border for a neighbour: look at inner pixels alone.")
+def wrapped_round(x, real):
+    return energy(F.pad(x, (1, 1, 1, 1), "circular")) / energy(F.pad(real, (1,) * 4, "circular"))
+
+
+@sharpness.wrong("The middle pixel counts −4: once for each of its neighbours.")
+def middle_counted_once(x, real):
+    one, other = (
+        (laplacian(v) + 3 * v[..., 1:-1, 1:-1]).square().sum().item() / len(v) for v in (x, real)
+    )
+    return one / other
+
+
+@sharpness.wrong("You look along the rows only (or the columns only): all four neighbours count.")
+def rows_only(x, real):
+    one, other = (
+        v[..., 1:-1, :].diff(n=2, dim=-1).square().sum().item() / len(v) for v in (x, real)
+    )
+    return one / other
+
+
+@sharpness.wrong("You square the sum: the squares of the pixels are added up, not the pixels.")
+def squared_sum(x, real):
+    one, other = (laplacian(v).flatten(1).sum(dim=1).square().mean().item() for v in (x, real))
+    return one / other
+
+
+@sharpness.wrong("This is the energy of the pictures themselves: the Laplacian is missing.")
+def no_laplacian(x, real):
+    one, other = (v.square().sum().item() / len(v) for v in (x, real))
+    return one / other
+
+
+@sharpness.wrong("You return the energy of x alone: divide by that of the real pictures.")
+def not_divided(x, real):
+    return energy(x)
+
+
 @sharpness.wrong("Your Laplacian looks at all eight neighbours; here it is the four next ones.")
 def eight_neighbours(x, real):
     kernel = torch.ones(3, 3).to(x).expand(x.shape[1], 1, 3, 3).clone()
@@ -118,7 +165,9 @@ def posteriors(rng):
         mu = scale * normals(rng, b, z)
         found.append({"mu": mu, "logvar": normals(rng, b, z) - scale, "n": n})
     far = torch.tensor([[0.0, 0.0], [6.0, 2.0]])  # one picture pays for both
-    return [*found, {"mu": far, "logvar": torch.zeros_like(far), "n": 1_000}]
+    wide = {"mu": torch.tensor([[0.1, 30.0], [0.0, 1.0]]),  # rows hundreds of nats apart
+            "logvar": torch.tensor([[-8.0, 3.0], [0.0, 0.2]]), "n": 10**12}  # fmt: skip
+    return [*found, {"mu": far, "logvar": torch.zeros_like(far), "n": 1_000}, wide]
 
 
 def nats(mu, logvar):
@@ -184,6 +233,107 @@ def picture_by_picture(mu, logvar, n):
     return rate, bits, each.clamp(min=0).mean().item()
 
 
+def summed(each, n):
+    """The three numbers of a KL that is the sum of some terms (B, Z)."""
+    return three_numbers(each.sum(dim=1).mean().item(), n)
+
+
+@rate_and_misfit.wrong("The ½ before the sum is missing: the KL is half as large.")
+def half_of_kl_missing(mu, logvar, n):
+    return three_numbers(2 * nats(mu, logvar), n)
+
+
+@rate_and_misfit.wrong("The −1 of each latent is missing: a code that is the prior costs nothing.")
+def one_missing(mu, logvar, n):
+    return summed(0.5 * (mu.square() + logvar.exp() - logvar), n)
+
+
+@rate_and_misfit.wrong("log σ² is taken *off*: a small σ costs nats.")
+def logvar_added(mu, logvar, n):
+    return summed(0.5 * (mu.square() + logvar.exp() + logvar - 1), n)
+
+
+@rate_and_misfit.wrong("σ² is exp(logvar); you use σ itself.")
+def sigma_for_variance(mu, logvar, n):
+    return summed(0.5 * (mu.square() + (logvar / 2).exp() - logvar - 1), n)
+
+
+@rate_and_misfit.wrong("The variance is exp(logvar); you use logvar as it is.")
+def exp_missing(mu, logvar, n):
+    return summed(0.5 * (mu.square() + logvar - logvar - 1), n)
+
+
+@rate_and_misfit.wrong("μ is squared in the KL.")
+def mu_not_squared(mu, logvar, n):
+    return summed(0.5 * (mu + logvar.exp() - logvar - 1), n)
+
+
+@rate_and_misfit.wrong("The means are missing in your KL: codes far from 0 cost nats, too.")
+def means_missing(mu, logvar, n):
+    return three_numbers(nats(0 * mu, logvar), n)
+
+
+@rate_and_misfit.wrong("The variances are missing in your KL: narrow codes cost nats, too.")
+def variances_missing(mu, logvar, n):
+    return three_numbers(nats(mu, 0 * logvar), n)
+
+
+@rate_and_misfit.wrong("Your sign is turned: a KL is not negative.")
+def negative_rate(mu, logvar, n):
+    return three_numbers(-nats(mu, logvar), n)
+
+
+@rate_and_misfit.wrong("The misfit is in bits; asked for is nats, and only the second is in bits.")
+def misfit_in_bits(mu, logvar, n):
+    rate, bits, misfit = budget(mu, logvar, n)
+    return rate, bits, misfit / math.log(2)
+
+
+@rate_and_misfit.wrong("The first is the rate in nats, the second in bits: yours are exchanged.")
+def bits_first(mu, logvar, n):
+    rate, bits, misfit = budget(mu, logvar, n)
+    return bits, rate, misfit
+
+
+@rate_and_misfit.wrong(
+    "Your third number is what *may* be information, at most log n. The misfit is the rest of the "
+    "rate."
+)
+def information_instead(mu, logvar, n):
+    rate, bits, misfit = budget(mu, logvar, n)
+    return rate, bits, rate - misfit
+
+
+@rate_and_misfit.wrong("You take off n itself: n pictures are told apart by log n nats.")
+def log_forgotten(mu, logvar, n):
+    rate, bits, _ = budget(mu, logvar, n)
+    return rate, bits, max(0.0, rate - n)
+
+
+@rate_and_misfit.wrong("Your third number is the rate again: log n is still to be taken off.")
+def nothing_taken_off(mu, logvar, n):
+    rate, bits, _ = budget(mu, logvar, n)
+    return rate, bits, max(0.0, rate)
+
+
+@rate_and_misfit.wrong("Of 0 and R − log n the misfit is the *larger*; you take the smaller.")
+def smaller_of_both(mu, logvar, n):
+    rate, bits, _ = budget(mu, logvar, n)
+    return rate, bits, min(0.0, rate - math.log(n))
+
+
+@rate_and_misfit.wrong("What is above log n is misfit; you return what is missing up to it.")
+def misfit_turned(mu, logvar, n):
+    rate, bits, _ = budget(mu, logvar, n)
+    return rate, bits, max(0.0, math.log(n) - rate)
+
+
+@rate_and_misfit.wrong("log n is not added to the rate: it is what may be information.")
+def log_added(mu, logvar, n):
+    rate, bits, _ = budget(mu, logvar, n)
+    return rate, bits, max(0.0, rate + math.log(n))
+
+
 # --- 10.3 -----------------------------------------------------------------------------------------
 
 compare_seeds = Exercise(
@@ -198,7 +348,7 @@ compare_seeds = Exercise(
 @compare_seeds.cases
 def scores(rng):
     found = []
-    for s, n in [(3, 20), (2, 5), (10, 8), (5, 1)]:
+    for s, n in [(3, 20), (2, 5), (10, 8), (5, 1), (2, 3_000)]:
         luck = 3 * normals(rng, s, 1)  # what both methods owe to the seed
         a = luck + normals(rng, s, 1) + normals(rng, s, n)
         b = luck + normals(rng, s, 1) + 2 * normals(rng, s, n) + 0.5
@@ -259,6 +409,52 @@ def spread_of_the_differences(a, b):
 def divided_by_count(a, b):
     d = (a - b).mean(dim=1)
     return d.mean().item(), d.std().item() / len(d)
+
+
+@compare_seeds.wrong(
+    "You average over the seeds, and count pictures: with more of them the error gets as small as "
+    "you like, though no training was repeated. One number per *seed* first."
+)
+def averaged_over_seeds(a, b):
+    return mean_and_error((a - b).mean(dim=0))
+
+
+@compare_seeds.wrong("You divide by √(S − 1); the S − 1 is in the spread already, here it is √S.")
+def s_minus_one_twice(a, b):
+    d = (a - b).mean(dim=1)
+    return d.mean().item(), d.std().item() / math.sqrt(len(d) - 1)
+
+
+@compare_seeds.wrong("This is 1.96 standard errors, half of an interval; asked for is one.")
+def half_of_an_interval(a, b):
+    mean, error = paired_by_seed(a, b)
+    return mean, 1.96 * error
+
+
+@compare_seeds.wrong("You take sizes of differences; their sign says which method is better.")
+def sizes_of_differences(a, b):
+    return mean_and_error((a - b).mean(dim=1).abs())
+
+
+@compare_seeds.wrong("You add the seeds' differences up; asked for is their mean.")
+def differences_added_up(a, b):
+    mean, error = paired_by_seed(a, b)
+    return mean * len(a), error
+
+
+@compare_seeds.wrong(
+    "You add the two spreads as if a and b were unrelated; they share each seed's luck, and in "
+    "their difference it cancels."
+)
+def spreads_added(a, b):
+    spread = sum(v.mean(dim=1).std().item() for v in (a, b))
+    return (a - b).mean().item(), spread / math.sqrt(len(a))
+
+
+@compare_seeds.wrong("This is the spread of the pictures; asked for is that of the seeds' means.")
+def spread_of_pictures(a, b):
+    d = a - b
+    return d.mean().item(), d.std(dim=1).mean().item() / math.sqrt(len(d))
 
 
 @compare_seeds.wrong("Your error is squared: it is the variance of the mean.")
@@ -374,6 +570,55 @@ def cut_off(x, y):
     return max(minus_what_is_within(x, y), 0.0)
 
 
+@energy_distance.wrong("The sign is turned: what lies within is taken off what lies between.")
+def sign_turned(x, y):
+    return -minus_what_is_within(x, y)
+
+
+@energy_distance.wrong("You take the root, as some do: here the result stays as it is.")
+def root_taken(x, y):
+    return torch.tensor(minus_what_is_within(x, y)).sqrt().item()
+
+
+@energy_distance.wrong("You add up absolute differences; ‖x − y‖ is a root of squares.")
+def city_blocks(x, y):
+    def mean(a, b, pairs):
+        return (a[:, None] - b[None]).abs().sum().item() / pairs
+
+    n, m = len(x), len(y)
+    return 2 * mean(x, y, n * m) - mean(x, x, n * (n - 1)) - mean(y, y, m * (m - 1))
+
+
+@energy_distance.wrong(
+    "Between the sets you compare row with row; the rows have nothing to do with each other: take "
+    "all pairs."
+)
+def row_with_row(x, y):
+    n = min(len(x), len(y))
+    apart = (x[:n] - y[:n]).norm(dim=1).mean().item()
+    return 2 * apart - within(x) - within(y)
+
+
+@energy_distance.wrong("This is the distance of the average pictures; average the distances.")
+def distance_of_means(x, y):
+    return (x.mean(dim=0) - y.mean(dim=0)).norm().item()
+
+
+@energy_distance.wrong("What lies within counts once for each set; you take it off twice.")
+def within_twice(x, y):
+    return 2 * between(x, y) - 2 * within(x) - 2 * within(y)
+
+
+@energy_distance.wrong("What lies within is added; it has to be taken off.")
+def within_added(x, y):
+    return 2 * between(x, y) + within(x) + within(y)
+
+
+@energy_distance.wrong("This is half of it: 2·E‖x − y‖ minus both others, not their mean.")
+def half_of_it(x, y):
+    return minus_what_is_within(x, y) / 2
+
+
 @energy_distance.wrong(
     "You divide by the pixels under the root: the distance is a sum over them, ‖x − y‖."
 )
@@ -410,24 +655,26 @@ def three_nets(rng):
 def three_losses(
     x, E, G, D, noise, prior, gamma, *, draw=True, judged=(True, True), scale=0.5, total=torch.sum,
     kl=1.0, price=1.0, fools=0.0, leak=0.0, fooling=1.0, saturating=False, twice=False,
+    sigma=0.5, pixels=False, turned=1.0,
 ):  # fmt: skip
     """The losses of E, G and D; the options are what can go wrong in them."""
     mu, logvar = E(x)
-    back = G(mu + torch.exp(logvar / 2) * noise * draw)
+    back = G(mu + torch.exp(sigma * logvar) * noise * draw)
     sampled = G(prior)
     seen, seen_back = D.features(x), D.features(back)
     fakes = torch.cat([v for v, used in zip((back, sampled), judged, strict=True) if used])
     fake_logits = D.head(D.features(fakes))
-    unlike = scale * total((seen - seen_back).square().flatten(1), dim=1).mean()
+    apart = x - back if pixels else seen - seen_back
+    unlike = scale * total(apart.square().flatten(1), dim=1).mean()
     rate = divergences.kl_to_standard_normal(mu, logvar).mean()
     fooled = losses.generator_loss(fake_logits) * (2 if twice else 1)
     if saturating:
         fooled = losses.generator_loss_saturating(fake_logits)
-    caught = F.softplus(fake_logits).mean() * (2 if twice else 1)
+    caught = F.softplus(turned * fake_logits).mean() * (2 if twice else 1)
     return {
         "E": price * unlike + kl * rate + fools * fooled,
         "G": gamma * unlike + fooling * fooled,
-        "D": F.softplus(-D.head(seen)).mean() + caught + leak * unlike,
+        "D": F.softplus(-turned * D.head(seen)).mean() + caught + leak * unlike,
     }
 
 
@@ -532,3 +779,63 @@ def generated_count_twice(x, E, G, D, noise, prior, gamma):
 @vaegan_gradients.wrong("E and D are right. G's loss is the saturating one, E log(1 − D).")
 def saturating_loss(x, E, G, D, noise, prior, gamma):
     return variant(saturating=True)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong(
+    "`backward()` on one loss after the other reaches *all* nets: E has heard all three losses, G "
+    "also D's, whatever you empty in between."
+)
+def backward_in_turn(x, E, G, D, noise, prior, gamma):
+    values = three_losses(x, E, G, D, noise, prior, gamma)
+    heard = {"E": values["E"] + values["G"] + values["D"], "G": values["G"] + values["D"]}
+    return gradients(heard | {"D": values["D"]}, E, G, D)
+
+
+@vaegan_gradients.wrong("E and G draw with σ², exp(logvar); the code is μ + σε.")
+def variance_for_sigma(x, E, G, D, noise, prior, gamma):
+    return variant(sigma=1.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong(
+    "D is right. The similarity is measured in pixels; here it is between what D sees half way."
+)
+def pixels_compared(x, E, G, D, noise, prior, gamma):
+    return variant(pixels=True)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("E and G are right. D's loss is turned: it learns to call real ones fake.")
+def judge_turned(x, E, G, D, noise, prior, gamma):
+    return variant(turned=-1.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("Samples come from `prior`; you decode `noise`, which is for the codes.")
+def noise_decoded(x, E, G, D, noise, prior, gamma):
+    return each_its_own(x, E, G, D, noise, noise, gamma)
+
+
+@vaegan_gradients.wrong(
+    "D is right. The similarity and the KL are summed over the batch; they are means over it."
+)
+def batch_summed(x, E, G, D, noise, prior, gamma):
+    options = variant(scale=0.5 * len(x), kl=float(len(x)))
+    return options(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("G and D are right. The KL is a mean over latents; it is their sum.")
+def kl_per_latent(x, E, G, D, noise, prior, gamma):
+    return variant(kl=1 / noise.shape[1])(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("G and D are right. E's loss is the KL alone: it must also give x back.")
+def similarity_missing(x, E, G, D, noise, prior, gamma):
+    return variant(price=0.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("E and D are right. G is not asked to fool D: its second term is missing.")
+def nobody_fooled(x, E, G, D, noise, prior, gamma):
+    return variant(fooling=0.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("E and D are right. G's second term has the wrong sign: it helps D.")
+def helps_the_judge(x, E, G, D, noise, prior, gamma):
+    return variant(fooling=-1.0)(x, E, G, D, noise, prior, gamma)

@@ -1,6 +1,8 @@
 """Chapter 14: the exercises on fast training, their references, and the mistakes people make."""
 
+import math
 import statistics
+import time
 
 import torch
 
@@ -15,7 +17,8 @@ mended_stopwatch = Exercise(
     "mended_stopwatch",
     level="warm-up",
     minutes=15,
-    tests="slow first calls, work that already waits, a hiccup; short and long calls.",
+    tests="slow first calls that queue up as well, work that already waits, a hiccup; short and "
+    "long calls.",
     hint="Make a table of who does what when: your program, and the device that it only asks.",
     rtol=1e-6,
     atol=1e-9,
@@ -44,9 +47,11 @@ def devices(rng):
 
 def stopwatch(
     work, clock, synchronise, warm_up, repeats, *, counted=False, before=True, after=True,
-    summary=statistics.median,
+    first=False, behind=False, summary=statistics.median,
 ):  # fmt: skip
     """What the right answer and most wrong ones are variations of."""
+    if first:
+        synchronise()
     for _ in range(0 if counted else warm_up):
         work()
     if before:
@@ -54,6 +59,8 @@ def stopwatch(
     times = []
     for _ in range(repeats + (warm_up if counted else 0)):
         start = clock()
+        if behind:
+            synchronise()
         work()
         if after:
             synchronise()
@@ -91,6 +98,75 @@ def only_handed_over(work, clock, synchronise, warm_up, repeats):
 )
 def queue_counted(work, clock, synchronise, warm_up, repeats):
     return stopwatch(work, clock, synchronise, warm_up, repeats, before=False)
+
+
+@mended_stopwatch.wrong(
+    "You wait for the device before the warm-up. But the warm-up's own calls stand in the queue, "
+    "too, and run into the first timing: wait *after* the warm-up."
+)
+def waits_before_the_warm_up(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, first=True, before=False)
+
+
+@mended_stopwatch.wrong(
+    "Between your two looks at the clock you wait for the call *before*, and then hand over the "
+    "next. Work first, then wait."
+)
+def waits_for_the_one_before(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, behind=True, after=False)
+
+
+@mended_stopwatch.wrong(
+    "You wait once per call, but before its work: each timing holds the call *before* it, and the "
+    "first one the whole warm-up. Work first, then wait."
+)
+def waits_too_early(work, clock, synchronise, warm_up, repeats):
+    options = {"before": False, "behind": True, "after": False}
+    return stopwatch(work, clock, synchronise, warm_up, repeats, **options)
+
+
+@mended_stopwatch.wrong(
+    "The warm-up is taken out of the `repeats` calls; it comes before them, and `repeats` calls "
+    "are timed."
+)
+def fewer_timings(work, clock, synchronise, warm_up, repeats):
+    times = []
+    stopwatch(work, clock, synchronise, 0, repeats, summary=times.extend)
+    return statistics.median(times[warm_up:])
+
+
+@mended_stopwatch.wrong("You warm up with one call, however many `warm_up` asks for.")
+def warmed_up_once(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, 1, repeats)
+
+
+@mended_stopwatch.wrong(
+    "You take the timing in the middle of the *list*, in the order of the calls. The median is in "
+    "the middle of the sorted one."
+)
+def middle_of_the_list(work, clock, synchronise, warm_up, repeats):
+    middle = repeats // 2
+    return stopwatch(work, clock, synchronise, warm_up, repeats, summary=lambda t: t[middle])
+
+
+@mended_stopwatch.wrong("You return the slowest call, the one with the hiccup: take the median.")
+def slowest(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, summary=max)
+
+
+@mended_stopwatch.wrong("You return the last call's time alone: the median is over all of them.")
+def last_call(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats, summary=lambda t: t[-1])
+
+
+@mended_stopwatch.wrong("You time with a clock of your own; use the one that you are given.")
+def own_clock(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, time.perf_counter, synchronise, warm_up, repeats)
+
+
+@mended_stopwatch.wrong("The sign is turned: the time *after* the call minus the time before it.")
+def negative_time(work, clock, synchronise, warm_up, repeats):
+    return -stopwatch(work, clock, synchronise, warm_up, repeats)
 
 
 @mended_stopwatch.wrong(
@@ -183,16 +259,21 @@ def layers(rng):
 
 def floor(
     x_shape, w_shape, stride, padding, number_bytes, pi, beta, *, of_one=2, pads=2, strided=True,
-    square=False, batched=True, read=True, weights=1, written=True, scale=1, both=max,
+    square=False, batched=True, read=True, weights=1, written=True, scale=1, both=max, edge=1,
+    up=0, channels=True, filters=True, at=None, padded=0,
 ):  # fmt: skip
     """The right answer; the options are what can go wrong in it."""
     (b, c, *sides), (o, _, *kernel) = x_shape, w_shape
     if square:
         kernel = [kernel[0], kernel[0]]
     step = stride if strided else 1
-    h, w = ((n + pads * padding - k) // step + 1 for n, k in zip(sides, kernel, strict=True))
-    flops = of_one * (b if batched else 1) * o * h * w * c * kernel[0] * kernel[1]
-    inputs, outputs = b * c * sides[0] * sides[1], b * o * h * w
+    h, w = ((n + pads * padding - k + up * (step - 1)) // step + edge
+            for n, k in zip(sides, kernel, strict=True))  # fmt: skip
+    of_each = of_one * (c if channels else 1) * kernel[0] * kernel[1]
+    places = sides[0] * sides[1] if at == "input" else h * w
+    flops = of_each * (b if batched else 1) * (o if filters else 1) * places
+    inputs = b * c * (sides[0] + padded * padding) * (sides[1] + padded * padding)
+    outputs = b * o * h * w
     moved = read * inputs + weights * o * c * kernel[0] * kernel[1] + written * outputs
     traffic = scale * number_bytes * moved
     return flops, traffic, both(flops / pi, traffic / beta)
@@ -238,6 +319,45 @@ def square_kernel(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
 @conv_floor.wrong("The bytes are right. You count the work for one picture; the batch has B.")
 def one_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
     return variant(batched=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The bytes are right. Every number of the result is a sum over all C channels.")
+def channels_forgotten(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(channels=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The bytes are right. You count the work for one output channel; there are C′.")
+def one_output_channel(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(filters=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong(
+    "The bytes are right. You count products at every place of the *input*; there are as many sums "
+    "as the result has places."
+)
+def places_of_the_input(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(at="input")(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The result's sides are one too small: after the division comes + 1.")
+def one_place_short(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(edge=0)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("You round the sides up: a kernel that doesn't fit any more has no place.")
+def sides_rounded_up(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(up=1)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The FLOPs are right. Padded zeros don't move: nobody reads them from memory.")
+def zeros_moved(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(padded=2)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("Rows and columns are exchanged: x_shape is (B, C, H, W), w_shape (…, k, k′).")
+def sides_exchanged(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    turned = (*x_shape[:2], *x_shape[:1:-1])
+    return counted(turned, w_shape, stride, padding, number_bytes, pi, beta)
 
 
 @conv_floor.wrong("The FLOPs are right. The result has to be written to memory, too.")
@@ -299,6 +419,30 @@ def rates_swapped(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
     return flops, traffic, max(flops / beta, traffic / pi)
 
 
+@conv_floor.wrong("Both counts are right. This is the time of the traffic, whatever is computed.")
+def traffic_only(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    only = variant(both=lambda a, b: b)
+    return only(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("Both counts are right. A count divided by its rate is a time; you multiply.")
+def counts_times_rates(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    flops, traffic, _ = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+    return flops, traffic, max(flops * pi, traffic * beta)
+
+
+@conv_floor.wrong("Both counts are right. Your time is upside down: the count goes above the rate.")
+def rates_above(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    flops, traffic, _ = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+    return flops, traffic, max(pi / flops, beta / traffic)
+
+
+@conv_floor.wrong("FLOPs come first, then bytes: yours are exchanged.")
+def bytes_first(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    flops, traffic, floor = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+    return traffic, flops, floor
+
+
 @conv_floor.wrong("Both counts are right. This is the time of the arithmetic, whatever is moved.")
 def arithmetic_only(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
     only = variant(both=lambda a, b: a)
@@ -311,7 +455,8 @@ float16_step = Exercise(
     "float16_step",
     level="core",
     minutes=30,
-    tests="ordinary and tiny gradients, some that overflow to inf, in one tensor only, and nan.",
+    tests="ordinary and tiny gradients, large ones that just fit, some that overflow to inf, in "
+    "one tensor only, and nan.",
     hint="Three precisions meet: float16 weights, float32 gradients, and who adds what to whom?",
     dtype=True,
     rtol=2e-5,
@@ -329,6 +474,7 @@ def losses(rng):
         (1, (4, 3), 1.0, 2.0**12, 512.0),  # inf in the second tensor
         (2, (3, 4), 1.0, 2.0**12, 512.0),  # inf - inf = nan there
         (2, (3, 2), 1.0, 1.0, 2.0**20),  # everything overflows
+        (1, (8, 7), 1.0, 1.0, None),  # all just below the largest float16, their sum beyond it
     ]:
         x = [normals(rng, batch, n, dtype=torch.float32) for n in widths]
         signs = torch.tensor([1.0, -1.0]).repeat(batch)[:batch, None]
@@ -339,6 +485,10 @@ def losses(rng):
         if reach > 1:
             weights[1] = weights[1] / reach
         y = normals(rng, batch, dtype=torch.float32) - 30  # far below: all errors are positive
+        if scale is None:
+            x = [1 + v.abs().clamp(max=2) / 20 for v in x]
+            error = sum((v * w).sum() for v, w in zip(x, weights, strict=True)) - y
+            scale = 2.0 ** math.floor(math.log2(60_000 / (2.2 * error.item())))
         found.append({"weights": weights, "x": [v.half() for v in x], "y": y, "size": size,
                       "scale": scale, "lr": 0.05 / size / reach})  # fmt: skip
     return found
@@ -400,6 +550,62 @@ def unscaled_in_half(weights, loss_of, scale, lr):
 def stepped_anyway(weights, loss_of, scale, lr):
     new, _, good = scaled(weights, loss_of, scale, lr)
     return new, scale if good else scale / 2
+
+
+@float16_step.wrong(
+    "Nobody looks at the gradients. The loss may be finite and they not: float16 overflows on the "
+    "way back."
+)
+def gradients_not_looked_at(weights, loss_of, scale, lr):
+    return scaled(weights, loss_of, scale, lr)[0], scale
+
+
+@float16_step.wrong(
+    "You ask whether the gradients' sum or norm is finite, and take it in float16: it overflows "
+    "where each gradient is in range. Ask for each number."
+)
+def norm_looked_at(weights, loss_of, scale, lr):
+    new, found, _ = scaled(weights, loss_of, scale, lr)
+    return kept_or_taken(weights, new, all((scale * g).norm() < 65_504 for g in found), scale)
+
+
+@float16_step.wrong("You *divide* the loss by the scale: that makes small gradients smaller still.")
+def loss_divided(weights, loss_of, scale, lr):
+    options = {"by": 1 / scale, "unscale": lambda g: g.float() * scale}
+    new, _, good = scaled(weights, loss_of, scale, lr, **options)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@float16_step.wrong("The weights are right. After a step that is taken the scale stays as it is.")
+def scale_grows(weights, loss_of, scale, lr):
+    new, after = with_a_scale(weights, loss_of, scale, lr)
+    return new, 2 * scale if after == scale else after
+
+
+@float16_step.wrong("The weights are right. The scale is halved after a *skipped* step alone.")
+def always_halved(weights, loss_of, scale, lr):
+    return with_a_scale(weights, loss_of, scale, lr)[0], scale / 2
+
+
+@float16_step.wrong(
+    "The step itself is taken in float16: what is smaller than 2⁻¹¹ of a weight gets lost. The "
+    "float32 weights are the ones that move."
+)
+def step_in_half(weights, loss_of, scale, lr):
+    new, after = with_a_scale(weights, loss_of, scale, lr)
+    steps = [(b - a).half() for a, b in zip(weights, new, strict=True)]
+    return [(a.half() + s).float() for a, s in zip(weights, steps, strict=True)], after
+
+
+@float16_step.wrong("The gradient is divided by the scale twice: once is enough.")
+def unscaled_twice(weights, loss_of, scale, lr):
+    new, _, good = scaled(weights, loss_of, scale, lr, unscale=lambda g: g.float() / scale**2)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@float16_step.wrong("The rate is missing: the step is η times the gradient.")
+def rate_missing(weights, loss_of, scale, lr):
+    return with_a_scale(weights, loss_of, scale, 1.0)
 
 
 @float16_step.wrong("You look for nan only: an overflow is inf at first. `isfinite` sees both.")
@@ -478,7 +684,8 @@ rank_rows = Exercise(
     "rank_rows",
     level="warm-up",
     minutes=10,
-    tests="all ranks together, step by step, for 1 to 5 processes, also where N doesn't divide B.",
+    tests="all ranks together, step by step, for 1 to 5 processes, also where N doesn't divide B "
+    "or is larger.",
     hint="First the rows of the global batch, as one process would take them; then cut those.",
 )
 
@@ -489,6 +696,7 @@ def orders(rng):
     for pictures, epochs, steps, batch_size, world in [
         (24, 2, [0, 1, 5], 8, 2), (10, 3, [0, 3, 4], 6, 1), (31, 2, [0, 2, 3], 12, 4),
         (21, 2, [0, 2, 5], 7, 3), (9, 4, [1, 3], 5, 5), (40, 1, [0, 1], 19, 4),
+        (8, 2, [0, 3], 3, 4),
     ]:  # fmt: skip
         order = torch.cat([torch.randperm(pictures, generator=rng) for _ in range(epochs)])
         found.append({"order": order, "steps": steps, "batch_size": batch_size, "world": world})
@@ -568,6 +776,39 @@ def rounded_up(order, step, batch_size, rank, world):
     return batch[rank * each : (rank + 1) * each]
 
 
+@rank_rows.wrong("A step moves on by a whole batch: it begins at step · batch_size, not at step.")
+def one_picture_further(order, step, batch_size, rank, world):
+    return order[step : step + batch_size].tensor_split(world)[rank]
+
+
+@rank_rows.wrong("These are places in `order`; asked for are the numbers that stand there.")
+def places_in_order(order, step, batch_size, rank, world):
+    return cut_the_batch(torch.arange(len(order)), step, batch_size, rank, world)
+
+
+@rank_rows.wrong("Steps count from 0: yours takes the batch of the next step.")
+def next_step(order, step, batch_size, rank, world):
+    return cut_the_batch(order, step + 1, batch_size, rank, world)
+
+
+@rank_rows.wrong("The slice ends one row too late: its end isn't taken along.")
+def one_row_more(order, step, batch_size, rank, world):
+    return order[step * batch_size : (step + 1) * batch_size + 1].tensor_split(world)[rank]
+
+
+@rank_rows.wrong("The slice ends one row too early: its end isn't taken along anyway.")
+def one_row_less(order, step, batch_size, rank, world):
+    return order[step * batch_size : (step + 1) * batch_size - 1].tensor_split(world)[rank]
+
+
+@rank_rows.wrong(
+    "`batch_size` rows from the rank on: the ranks' parts overlap, and pictures are used twice."
+)
+def overlapping(order, step, batch_size, rank, world):
+    start = step * batch_size + rank * (batch_size // world)
+    return order[start : start + batch_size]
+
+
 @rank_rows.wrong("The step is ignored: every step trains on the first batch.")
 def first_batch_only(order, step, batch_size, rank, world):
     return cut_the_batch(order, 0, batch_size, rank, world)
@@ -609,7 +850,7 @@ def per_channel(values):
 
 def normalised(
     x, eps, *, weigh=True, together=True, correction=0, squares=False, eps_outside=False,
-    detached=False,
+    detached=False, rooted=True,
 ):  # fmt: skip
     """A rank's program; the options are what can go wrong in it."""
     n = x.numel() // x.shape[1] if weigh else 1
@@ -623,7 +864,7 @@ def normalised(
         var = (yield n * apart) / (total - correction)
     if detached:
         mean, var = mean.detach(), var.detach()
-    root = var.sqrt() + eps if eps_outside else (var + eps).sqrt()
+    root = var.sqrt() + eps if eps_outside else (var + eps).sqrt() if rooted else var + eps
     return (x - per_channel(mean)) / per_channel(root)
 
 
@@ -714,3 +955,62 @@ def place_by_place(x, eps):
     mean = (yield x.sum(0)) / total
     var = (yield (x - mean).square().sum(0)) / total
     return (x - mean) / (var + eps).sqrt()
+
+
+@global_batch_norm.wrong(
+    "The sums are divided by the number of pictures; a channel has H·W numbers in each of them."
+)
+def pictures_counted(x, eps):
+    total = yield float(len(x))
+    mean = (yield x.sum((0, 2, 3))) / total
+    apart = x - per_channel(mean)
+    var = (yield apart.square().sum((0, 2, 3))) / total
+    return apart / per_channel(var + eps).sqrt()
+
+
+@global_batch_norm.wrong("You divide by the variance; it is its root, √(σ² + ε).")
+def root_missing(x, eps):
+    return (yield from normalised(x, eps, rooted=False))
+
+
+@global_batch_norm.wrong("ε is missing: where a channel is constant you divide 0 by 0.")
+def eps_missing(x, eps):
+    return (yield from normalised(x, 0.0))
+
+
+@global_batch_norm.wrong(
+    "The variance is that of all ranks, but each rank takes off its own mean: take off the common "
+    "one."
+)
+def own_mean_taken_off(x, eps):
+    y = yield from normalised(x, eps)
+    return y - per_channel(y.mean((0, 2, 3)))
+
+
+@global_batch_norm.wrong("The mean isn't taken off: y = (x − μ) / √(σ² + ε).")
+def mean_stays(x, eps):
+    n = x.numel() / x.shape[1]
+    mean = (yield x.sum((0, 2, 3))) / (yield n)
+    var = (yield (x - per_channel(mean)).square().sum((0, 2, 3))) / (yield n)
+    return x / per_channel(var + eps).sqrt()
+
+
+@global_batch_norm.wrong("The channels are mixed: each has a mean and a variance of its own.")
+def channels_together(x, eps):
+    total = yield x.numel()
+    mean = (yield x.sum()) / total
+    var = (yield (x - mean).square().sum()) / total
+    return (x - mean) / (var + eps).sqrt()
+
+
+@global_batch_norm.wrong("Each picture is normalised by itself; a channel has the numbers of all.")
+def picture_by_picture(x, eps):
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean) / (x.var((2, 3), correction=0, keepdim=True) + eps).sqrt()
+
+
+@global_batch_norm.wrong("Only the mean is taken off; then divide by √(σ² + ε).")
+def not_divided(x, eps):
+    n = x.numel() / x.shape[1]
+    mean = (yield x.sum((0, 2, 3))) / (yield n)
+    return x - per_channel(mean)

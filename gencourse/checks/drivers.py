@@ -6,6 +6,8 @@ behind in its arguments needs no care here: `watch` looks at it. These run besid
 code, in the sandbox too, so they hold no answer and import nothing of the course.
 """
 
+import copy
+
 import torch
 
 
@@ -301,6 +303,8 @@ def inversion_step(answer, case):
         if weight.requires_grad:
             weight.grad = torch.full_like(weight, 0.5)
     z = answer(generator, case["z"], case["x"], case["lr"], case["penalty"])
+    if case["copied"]:  # a leaf can be, whether it requires gradients or not
+        z = copy.deepcopy(z)
     return z.detach() if isinstance(z, torch.Tensor) else z
 
 
@@ -380,7 +384,7 @@ def _numbers(values):
 
 def mended_stopwatch(answer, case):
     """The seconds a call is said to take on a device that pretends: exact, and alike anywhere."""
-    now, busy_until, called = 0.0, case["queued"], 0
+    now, busy_until, called, looked = 0.0, case["queued"], 0, False
 
     def work():
         nonlocal now, busy_until, called
@@ -388,15 +392,20 @@ def mended_stopwatch(answer, case):
         called += 1
         if called <= case["warm_up"]:
             now += seconds  # something is compiled, in the program itself
-        else:
-            now += case["launch"]  # to hand the call over; the device begins when it is free
-            busy_until = max(busy_until, now) + seconds
+        now += case["launch"]  # to hand the call over; the device begins when it is free
+        busy_until = max(busy_until, now) + seconds
+
+    def clock():
+        nonlocal looked
+        looked = True
+        return now
 
     def synchronise():
         nonlocal now
         now = max(now, busy_until)
 
-    return _number(answer(work, lambda: now, synchronise, case["warm_up"], case["repeats"]))
+    found = _number(answer(work, clock, synchronise, case["warm_up"], case["repeats"]))
+    return found if looked or not isinstance(found, float) else "nobody has looked at `clock`"
 
 
 def conv_floor(answer, case):
@@ -424,10 +433,17 @@ def rank_rows(answer, case):
         rows = [answer(case["order"], step, case["batch_size"], r, world) for r in range(world)]
         if other := [r for r in rows if not isinstance(r, (torch.Tensor, list, range))]:
             return other[0]
-        rows = [r.flatten() if isinstance(r, torch.Tensor) else torch.tensor(list(r)) for r in rows]
+        rows = [_row_numbers(r) for r in rows]
         together = torch.cat(rows).sort().values
         found.append({"all ranks": together, "sizes": sorted(map(len, rows))})
     return found
+
+
+def _row_numbers(rows):
+    """A rank's rows as a tensor (n,), from a list or a range too; a list of none has no dtype."""
+    if isinstance(rows, torch.Tensor):
+        return rows.flatten()
+    return torch.tensor(list(rows), dtype=None if rows else torch.int64)
 
 
 def global_batch_norm(answer, case):
