@@ -358,6 +358,15 @@ def straight_where_nearly_parallel(a, b, t):
     return torch.where(omega.cos() > 0.9995, latent.lerp(a, b, t), latent.slerp(a, b, t))
 
 
+@slerp.wrong(
+    "Where the angle is over 90° you turn b round, as one does for rotations (quaternions). For "
+    "latents b and −b are different pictures."
+)
+def shorter_way(a, b, t):
+    *_, omega = parts(a, b)
+    return latent.slerp(a, torch.where(omega > math.pi / 2, -b, b), t)
+
+
 @slerp.wrong("The length stays ‖a‖ all the way: it must go from ‖a‖ to ‖b‖.")
 def length_of_first(a, b, t):
     length, _, u, v, omega = parts(a, b)

@@ -263,6 +263,14 @@ def exp_missing(mu, logvar, n):
     return summed(0.5 * (mu.square() + logvar - logvar - 1), n)
 
 
+@rate_and_misfit.wrong(
+    "Yours is KL(N(0, I)‖N(μ, σ²)), of the prior from the code; the rate is that of the code from "
+    "the prior."
+)
+def reversed_kl(mu, logvar, n):
+    return three_numbers(nats(mu * (-logvar / 2).exp(), -logvar), n)
+
+
 @rate_and_misfit.wrong("μ is squared in the KL.")
 def mu_not_squared(mu, logvar, n):
     return summed(0.5 * (mu + logvar.exp() - logvar - 1), n)
