@@ -718,7 +718,7 @@ def one_backward_for_all(x, E, G, D, noise, prior, gamma):
 
 @vaegan_gradients.wrong(
     "E and G are right. D hears the similarity too, and can make it small by making all pictures "
-    "look alike: the ruler bends itself."
+    "look alike: a ruler that measures nothing any more."
 )
 def ruler_bends_itself(x, E, G, D, noise, prior, gamma):
     return variant(leak=1.0)(x, E, G, D, noise, prior, gamma)

@@ -197,10 +197,10 @@ plot.show(fig, alt="How far the direction has turned, against t, for ends 150 de
 # z \leftarrow z - \eta\,\nabla_z\,\ell(z).$$
 #
 # `generator`: a module, (B, Z) → (B, C, H, W); `z`: (B, Z), none of them 0; `x`: (B, C, H, W); `lr`
-# (η) and `penalty` (λ): numbers. Return the new z, (B, Z). The squared norm is a sum over pixels;
-# every picture makes its own step, as if it were alone. Nothing else may change: not `z` itself,
-# not the weights, not the gradients that lie in the weights (somebody may be in the middle of a
-# training).
+# (η) and `penalty` (λ): numbers. Return the new z, (B, Z), detached: on no graph. The squared
+# norm is a sum over pixels; every picture makes its own step, as if it were alone. Nothing else may
+# change: not `z` itself, not the weights, not the gradients that lie in the weights (somebody may
+# be in the middle of a training).
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -264,7 +264,7 @@ plot.show(ax, alt="Ten digits; below what was found, nearly the same; the same d
 #
 # *core · 25 minutes · `pure_direction`*
 #
-# A direction from labels inherits every correlation of the data (9.5): "wider" is also "more ink".
+# A direction from labels inherits every correlation of the data (9.5): "bolder" is also "more ink".
 # If the bystanders have labels too, take them out. Let $d_k = M_1 - M_0$ be the difference of means
 # of attribute k. Wanted is $d_0$ minus its part in the span of $d_1, \dots, d_{K-1}$: what is left
 # stands at right angles to all of them.
@@ -305,16 +305,16 @@ def pure_direction(codes, labels):
 
 # %% [markdown]
 # To try it: three attributes of the digits, measured in pixels and called "high" above the median:
-# the width, the ink, and the share of it in the upper half. Codes are the 24 principal components.
-# Predict: if the pure direction of width is at right angles to that of ink, does it leave the ink
-# alone?
+# how many pixels are nearly all ink, the ink in total, and the share of it in the upper half. Codes
+# are the 24 principal components. Predict: if the pure direction of "bold" is at right angles to
+# that of ink, does it leave the ink alone?
 
 # %%
 x01 = (rows.view(-1, 16, 16) + 1) / 2
-width = (x01.amax(dim=1) > 0.3).float().sum(dim=1)  # columns with ink in them
+bold = (x01 > 0.9).float().sum(dim=(1, 2))  # pixels that are nearly all ink
 ink = x01.sum(dim=(1, 2))
 upper = x01[:, :8].sum(dim=(1, 2)) / ink
-high = torch.stack([(v > v.median()).long() for v in (width, ink, upper)], dim=1)
+high = torch.stack([(v > v.median()).long() for v in (bold, ink, upper)], dim=1)
 codes = (rows - rows.mean(dim=0)) @ patterns[:24].T
 
 # %%
