@@ -682,7 +682,7 @@ def three_losses(
     return {
         "E": price * unlike + kl * rate + fools * fooled,
         "G": gamma * unlike + fooling * fooled,
-        "D": F.softplus(-turned * D.head(seen)).mean() + caught + leak * unlike,
+        "D": F.softplus(-(turned * D.head(seen))).mean() + caught + leak * unlike,
     }
 
 
