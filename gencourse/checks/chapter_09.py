@@ -39,9 +39,9 @@ def labelled_codes(rng):
         if turned:
             labels[n // 2 :] = 1 - labels[n // 2 :]
         found.append({"codes": codes, "labels": labels})
-    along = torch.tensor([0, 0, 4, 4, 2, 2, 2, 3, 1, 1], dtype=torch.float32)  # the border is at 2
-    across = torch.tensor([1, -1, 1, -1]).repeat(3)[:10]
-    labels = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 0, 1])
+    along = torch.tensor([0, 0, 4, 4, 2, 2, 2, 3, 1], dtype=torch.float32)  # the border is at 2
+    across = torch.tensor([1, -1, 1, -1, 1, -1, 1, -1, 1])
+    labels = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 0])
     return [*found, {"codes": torch.stack([along, across], dim=1), "labels": labels}]
 
 

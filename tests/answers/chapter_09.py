@@ -89,7 +89,7 @@ HELD_OUT_WRONG = {
     "both ways": (both_ways, ""),
     "percent": (lambda codes, labels: 100 * nearest_mean(codes, labels), ""),
     "each guess": (
-        lambda codes, labels: torch.ones(len(codes) - len(codes) // 2), "shape"),
+        lambda codes, labels: torch.ones(len(codes) - len(codes) // 2), "a number was expected"),
     "the larger class": (
         lambda codes, labels: max((labels[len(labels) // 2 :] == k).double().mean().item()
                                   for k in (0, 1)), ""),
@@ -220,7 +220,8 @@ def picture_by_picture(generator, z, x, lr, penalty):
 
 
 def functional(generator, z, x, lr, penalty):
-    return z - lr * torch.func.grad(lambda z: loss_of(generator, z, x, penalty))(z)
+    slope = torch.func.grad(lambda z: loss_of(generator, z, x, penalty))(z)
+    return z - lr * slope.detach()  # it hangs on the weights
 
 
 def frozen_and_all_thawed(generator, z, x, lr, penalty):
@@ -442,7 +443,7 @@ MIG_WRONG = {
     "nan at empty cells": (mig(nan_at_empty_cells), "0·log 0 is nan"),
     "ten bins": (
         lambda codes, factors: float(np.mean(gaps(codes, factors, by_one_hot, 10))), ""),
-    "each factor": (of_each_factor, "shape"),
+    "each factor": (of_each_factor, "a number was expected"),
     "one minus": (lambda codes, factors: 1 - mig(by_one_hot)(codes, factors), ""),
     "percent": (lambda codes, factors: 100 * mig(by_one_hot)(codes, factors), ""),
     "codes sorted": (

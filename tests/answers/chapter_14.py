@@ -190,7 +190,7 @@ FLOOR_WRONG = {
     "stride of one": (changed(stride=lambda c: 1), "The stride is missing"),
     "no padding": (changed(padding=lambda c: 0), "the padding is missing"),
     "as float32": (changed(number_bytes=lambda c: 4), ""),
-    "two values": (after(lambda flops, moved, t: (flops, t)), "3 values were expected"),
+    "two values": (after(lambda flops, moved, t: (flops, t)), "3 were expected"),
     "FLOP per byte": (after(lambda flops, moved, t: (flops, moved, flops / moved)), ""),
     "milliseconds": (after(lambda flops, moved, t: (flops, moved, 1e3 * t)), ""),
     "the mean of both": (
@@ -244,9 +244,10 @@ def where(good):
 
 
 def in_place(weights, loss_of, scale, lr):
-    for w, new in zip(weights, by_backward(weights, loss_of, scale, lr)[0], strict=True):
+    found, after = by_backward(weights, loss_of, scale, lr)
+    for w, new in zip(weights, found, strict=True):
         w.copy_(new)
-    return weights, scale
+    return weights, after
 
 
 def ask_for_gradients(weights, loss_of, scale, lr):
@@ -336,7 +337,7 @@ ROWS_WRONG = {
     "chunk": (
         lambda order, step, B, rank, world: (*order[step * B : (step + 1) * B].chunk(world),
                                              *[order[:0]] * world)[rank], "rounded up"),
-    "shuffled": (shuffled, "random numbers"),
+    "shuffled by each rank": (shuffled, ""),
     "the first rank's for all": (
         lambda order, step, B, rank, world: strided(order, step, B, 0, world), ""),
     "sorted": (lambda order, step, B, rank, world: strided(
@@ -434,11 +435,11 @@ NORM_RIGHT = {
     "kept dimensions": one_step_at_a_time,
     "within and between": parallel,
     "squares in float64": squares_in_float64,
-    "with torch's own": by_torch,
 }
 NORM_WRONG = {
     "an ordinary function": (
         lambda x, eps: F.batch_norm(x, None, None, training=True, eps=eps), ""),
+    "with torch's own": (by_torch, "asking for their gradient fails"),
     "squares, clamped": (clamped_squares, ""),
     "one rank yields more": (one_yields_more, ""),
     "a detached mean": (detached_mean, "gradient"),
