@@ -157,6 +157,13 @@ def share_of_ones(codes, labels):
     return accuracy(codes, torch.ones_like(labels), d, c)
 
 
+@held_out_accuracy.wrong("d is the mean code of class 1 alone; take off that of class 0.")
+def class_one_alone(codes, labels):
+    half = len(codes) // 2
+    m0, m1 = (codes[:half][labels[:half] == k].mean(dim=0) for k in (0, 1))
+    return accuracy(codes[half:], labels[half:], m1, m1 @ (m0 + m1) / 2)
+
+
 @held_out_accuracy.wrong("The border is d·(M₀ + M₁), without the ½: twice as far out as half-way.")
 def border_not_halved(codes, labels):
     d, c, codes, labels = learned_and_tested(codes, labels)
@@ -420,6 +427,25 @@ def angle_of_long_vectors(a, b, t):
     return latent.lerp(length_a, length_b, t) * turned(u, v, omega, t)
 
 
+@slerp.wrong("The products of u and v are still to be added up: a pair has *one* angle.")
+def products_not_added(a, b, t):
+    length_a, length_b, u, v, _ = parts(a, b)
+    return latent.lerp(length_a, length_b, t) * turned(u, v, torch.acos((u * v).clamp(-1, 1)), t)
+
+
+@slerp.wrong("The cosine is the *sum* of the products of u and v, not their mean.")
+def mean_of_products(a, b, t):
+    length_a, length_b, u, v, _ = parts(a, b)
+    omega = torch.acos((u * v).mean(dim=-1, keepdim=True).clamp(-1, 1))
+    return latent.lerp(length_a, length_b, t) * turned(u, v, omega, t)
+
+
+@slerp.wrong("Nothing is scaled to length 1: neither for the angle nor for the way.")
+def never_scaled(a, b, t):
+    omega = torch.acos((a * b).sum(dim=-1, keepdim=True).clamp(-1, 1))
+    return turned(a, b, omega, t)
+
+
 @slerp.wrong("One angle serves the whole batch; each pair has its own: sum over the last axis.")
 def angle_of_the_batch(a, b, t):
     length_a, length_b, u, v, _ = parts(a, b)
@@ -604,6 +630,26 @@ def error_not_squared(generator, z, x, lr, penalty):
     return step_along(z, lr, loss)
 
 
+@inversion_step.wrong("The error's term is missing: nothing pulls G(z) towards the picture.")
+def no_error(generator, z, x, lr, penalty):
+    return step_along(
+        z, lr, lambda z: loss_per_picture(generator, z, generator(z), penalty).sum())  # fmt: skip
+
+
+@inversion_step.wrong("The second term is taken off; it is added, so that leaving the shell costs.")
+def shell_taken_off(generator, z, x, lr, penalty):
+    return only_z_moves(generator, z, x, lr, -penalty)
+
+
+@inversion_step.wrong("The error is squared; you add up absolute differences.")
+def absolute_error(generator, z, x, lr, penalty):
+    def loss(z):
+        shell = loss_per_picture(generator, z, generator(z), penalty)
+        return (generator(z) - x).abs().sum() + shell.sum()
+
+    return step_along(z, lr, loss)
+
+
 @inversion_step.wrong("The length is that of the whole batch; each picture's z has its own.")
 def length_of_batch(generator, z, x, lr, penalty):
     def loss(z):
@@ -733,6 +779,18 @@ def length_forgotten(codes, labels):
 def length_not_squared(codes, labels):
     d, *others = differences(codes, labels)
     return d - sum((d @ o) / o.norm() * o for o in others)
+
+
+@pure_direction.wrong("d is the mean code of class 1 alone; take off that of class 0.")
+def class_one_alone_again(codes, labels):
+    d = torch.stack([codes[y == 1].mean(dim=0) for y in labels.T])
+    return without(d[0], d[1:])
+
+
+@pure_direction.wrong("You skip attribute 1: the others are *all* columns from 1 on.")
+def first_other_skipped(codes, labels):
+    d = differences(codes, labels)
+    return without(d[0], d[2:])
 
 
 @pure_direction.wrong("You take off the first of the others alone.")
@@ -971,6 +1029,22 @@ def nan_where_a_cell_is_empty(codes, factors):
 def ranks_from_one(codes, factors):
     table, entropies = information(
         codes, factors, lambda v: (v.argsort(dim=0).argsort(dim=0) + 1) * 20 // len(v))  # fmt: skip
+    return varying(gap(table) / entropies, entropies)
+
+
+@mutual_information_gap.wrong("Every value has a bin of its own: there are 20 bins, ⌊20·r/N⌋.")
+def no_bins(codes, factors):
+    table, entropies = information(codes, factors, lambda v: v.argsort(dim=0).argsort(dim=0))
+    return varying(gap(table) / entropies, entropies)
+
+
+@mutual_information_gap.wrong(
+    "`argsort` goes along the last axis if you don't say `dim=0`: you rank the latents of a row, "
+    "not the rows of a latent."
+)
+def ranked_along_rows(codes, factors):
+    table, entropies = information(
+        codes, factors, lambda v: v.argsort().argsort() * 20 // len(v))  # fmt: skip
     return varying(gap(table) / entropies, entropies)
 
 

@@ -112,6 +112,20 @@ def middle_counted_once(x, real):
     return one / other
 
 
+@sharpness.wrong("The middle pixel is taken off four times; you add it.")
+def middle_added(x, real):
+    one, other = (
+        (laplacian(v) + 8 * v[..., 1:-1, 1:-1]).square().sum().item() / len(v) for v in (x, real)
+    )
+    return one / other
+
+
+@sharpness.wrong("The squares are missing: bright and dark edges cancel.")
+def squares_missing(x, real):
+    one, other = (laplacian(v).sum().item() / len(v) for v in (x, real))
+    return one / other
+
+
 @sharpness.wrong("You look along the rows only (or the columns only): all four neighbours count.")
 def rows_only(x, real):
     one, other = (
@@ -297,6 +311,39 @@ def misfit_in_bits(mu, logvar, n):
     return rate, bits, misfit / math.log(2)
 
 
+@rate_and_misfit.wrong("The rate is in nats twice: a bit is log 2 nats.")
+def bits_not_converted(mu, logvar, n):
+    rate, _, misfit = budget(mu, logvar, n)
+    return rate, rate, misfit
+
+
+@rate_and_misfit.wrong("You divide the nats by 2 to get bits; a bit is log 2 = 0.69 nats.")
+def divided_by_two(mu, logvar, n):
+    rate, _, misfit = budget(mu, logvar, n)
+    return rate, rate / 2, misfit
+
+
+@rate_and_misfit.wrong("The bits come second, the misfit last: yours are exchanged.")
+def misfit_second(mu, logvar, n):
+    rate, bits, misfit = budget(mu, logvar, n)
+    return rate, misfit, bits
+
+
+@rate_and_misfit.wrong("You add up over pictures and average over latents; it is the other way.")
+def axes_exchanged(mu, logvar, n):
+    return three_numbers(nats(mu, logvar) * len(mu) / mu.shape[1], n)
+
+
+@rate_and_misfit.wrong("mu and logvar have changed places.")
+def exchanged(mu, logvar, n):
+    return budget(logvar, mu, n)
+
+
+@rate_and_misfit.wrong("log σ² is missing in your KL.")
+def log_missing(mu, logvar, n):
+    return summed(0.5 * (mu.square() + logvar.exp() - 1), n)
+
+
 @rate_and_misfit.wrong("The first is the rate in nats, the second in bits: yours are exchanged.")
 def bits_first(mu, logvar, n):
     rate, bits, misfit = budget(mu, logvar, n)
@@ -425,6 +472,27 @@ def divided_by_count(a, b):
 )
 def averaged_over_seeds(a, b):
     return mean_and_error((a - b).mean(dim=0))
+
+
+@compare_seeds.wrong("The mean difference comes first, its error second.")
+def error_first(a, b):
+    return paired_by_seed(a, b)[::-1]
+
+
+@compare_seeds.wrong("You add the pictures up; a model's score is their mean.")
+def pictures_added_up(a, b):
+    return mean_and_error((a - b).sum(dim=1))
+
+
+@compare_seeds.wrong("The error of a mean gets *smaller* with √S: divide by it.")
+def times_root(a, b):
+    mean, error = paired_by_seed(a, b)
+    return mean, error * len(a)
+
+
+@compare_seeds.wrong("This is a's own mean and error: take b off first.")
+def one_method_alone(a, b):
+    return mean_and_error(a.mean(dim=1))
 
 
 @compare_seeds.wrong("You divide by √(S − 1); the S − 1 is in the spread already, here it is √S.")
@@ -612,6 +680,19 @@ def distance_of_means(x, y):
     return (x.mean(dim=0) - y.mean(dim=0)).norm().item()
 
 
+@energy_distance.wrong("You add the distances up; each of the three terms is a mean over pairs.")
+def sums_not_means(x, y):
+    return 2 * distances(x, y).sum().item() - sum(distances(v, v).sum().item() for v in (x, y))
+
+
+@energy_distance.wrong(
+    "Within a set you divide by N; there are N(N − 1) pairs of two different pictures."
+)
+def divided_by_the_pictures(x, y):
+    within_both = sum(distances(v, v).sum().item() / len(v) for v in (x, y))
+    return 2 * between(x, y) - within_both
+
+
 @energy_distance.wrong("What lies within counts once for each set; you take it off twice.")
 def within_twice(x, y):
     return 2 * between(x, y) - 2 * within(x) - 2 * within(y)
@@ -649,7 +730,7 @@ vaegan_gradients = Exercise(
 @vaegan_gradients.cases
 def three_nets(rng):
     found = []
-    for b, z, side, gamma in [(3, 2, 3, 0.1), (1, 3, 2, 2.0), (4, 1, 4, 0.5)]:
+    for b, z, side, gamma in [(3, 2, 3, 0.1), (1, 3, 2, 2.0)]:
         found.append({
             "x": normals(rng, b, 1, side, side).clamp(-1, 1),
             "noise": normals(rng, b, z),
@@ -663,7 +744,7 @@ def three_nets(rng):
 def three_losses(
     x, E, G, D, noise, prior, gamma, *, draw=True, judged=(True, True), scale=0.5, total=torch.sum,
     kl=1.0, price=1.0, fools=0.0, leak=0.0, fooling=1.0, saturating=False, twice=False,
-    sigma=0.5, pixels=False, turned=1.0,
+    sigma=0.5, pixels=False, turned=1.0, real=1.0, fake=1.0, similar=1.0,
 ):  # fmt: skip
     """The losses of E, G and D; the options are what can go wrong in them."""
     mu, logvar = E(x)
@@ -672,8 +753,8 @@ def three_losses(
     seen, seen_back = D.features(x), D.features(back)
     fakes = torch.cat([v for v, used in zip((back, sampled), judged, strict=True) if used])
     fake_logits = D.head(D.features(fakes))
-    apart = x - back if pixels else seen - seen_back
-    unlike = scale * total(apart.square().flatten(1), dim=1).mean()
+    apart = (x - back if pixels else seen - seen_back).square()
+    unlike = scale * total(apart.flatten(1), dim=1).mean()
     rate = divergences.kl_to_standard_normal(mu, logvar).mean()
     fooled = losses.generator_loss(fake_logits) * (2 if twice else 1)
     if saturating:
@@ -681,8 +762,8 @@ def three_losses(
     caught = F.softplus(turned * fake_logits).mean() * (2 if twice else 1)
     return {
         "E": price * unlike + kl * rate + fools * fooled,
-        "G": gamma * unlike + fooling * fooled,
-        "D": F.softplus(-(turned * D.head(seen))).mean() + caught + leak * unlike,
+        "G": similar * gamma * unlike + fooling * fooled,
+        "D": real * F.softplus(-(turned * D.head(seen))).mean() + fake * caught + leak * unlike,
     }
 
 
@@ -816,11 +897,6 @@ def judge_turned(x, E, G, D, noise, prior, gamma):
     return variant(turned=-1.0)(x, E, G, D, noise, prior, gamma)
 
 
-@vaegan_gradients.wrong("Samples come from `prior`; you decode `noise`, which is for the codes.")
-def noise_decoded(x, E, G, D, noise, prior, gamma):
-    return each_its_own(x, E, G, D, noise, noise, gamma)
-
-
 @vaegan_gradients.wrong(
     "D is right. The similarity and the KL are summed over the batch; they are means over it."
 )
@@ -834,16 +910,31 @@ def kl_per_latent(x, E, G, D, noise, prior, gamma):
     return variant(kl=1 / noise.shape[1])(x, E, G, D, noise, prior, gamma)
 
 
-@vaegan_gradients.wrong("G and D are right. E's loss is the KL alone: it must also give x back.")
-def similarity_missing(x, E, G, D, noise, prior, gamma):
-    return variant(price=0.0)(x, E, G, D, noise, prior, gamma)
-
-
 @vaegan_gradients.wrong("E and D are right. G is not asked to fool D: its second term is missing.")
 def nobody_fooled(x, E, G, D, noise, prior, gamma):
     return variant(fooling=0.0)(x, E, G, D, noise, prior, gamma)
 
 
-@vaegan_gradients.wrong("E and D are right. G's second term has the wrong sign: it helps D.")
-def helps_the_judge(x, E, G, D, noise, prior, gamma):
-    return variant(fooling=-1.0)(x, E, G, D, noise, prior, gamma)
+@vaegan_gradients.wrong("E and D are right. L_sim is missing in the generator's loss.")
+def generator_hears_the_judge_alone(x, E, G, D, noise, prior, gamma):
+    return variant(similar=0.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("E and G are right. D's loss has no term for generated pictures.")
+def real_ones_alone(x, E, G, D, noise, prior, gamma):
+    return variant(fake=0.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("E and G are right. D's loss has no term for real pictures.")
+def generated_ones_alone(x, E, G, D, noise, prior, gamma):
+    return variant(real=0.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("σ is missing: the code is μ + σε.")
+def noise_not_scaled(x, E, G, D, noise, prior, gamma):
+    return variant(sigma=0.0)(x, E, G, D, noise, prior, gamma)
+
+
+@vaegan_gradients.wrong("G and D are right. The ½ of the KL is missing.")
+def half_of_the_kl_missing(x, E, G, D, noise, prior, gamma):
+    return variant(kl=2.0)(x, E, G, D, noise, prior, gamma)

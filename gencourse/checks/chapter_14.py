@@ -135,6 +135,38 @@ def fewer_timings(work, clock, synchronise, warm_up, repeats):
     return statistics.median(times[warm_up:])
 
 
+@mended_stopwatch.wrong("One warm-up call is missing: the last one is among your timings.")
+def one_warm_up_less(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, max(0, warm_up - 1), repeats)
+
+
+@mended_stopwatch.wrong("You time one call too few: `repeats` of them count.")
+def one_timing_less(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats - 1)
+
+
+@mended_stopwatch.wrong("You time one call too many: `repeats` of them count.")
+def one_timing_more(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(work, clock, synchronise, warm_up, repeats + 1)
+
+
+@mended_stopwatch.wrong("No work is handed over between your two looks at the clock.")
+def nothing_timed(work, clock, synchronise, warm_up, repeats):
+    return stopwatch(lambda: None, clock, synchronise, warm_up, repeats)
+
+
+@mended_stopwatch.wrong("This is a reading of the clock; the time of a call lies between two.")
+def one_look(work, clock, synchronise, warm_up, repeats):
+    readings = []
+
+    def reading():
+        readings.append(clock())
+        return readings[-1]
+
+    stopwatch(work, reading, synchronise, warm_up, repeats)
+    return statistics.median(readings[1::2])
+
+
 @mended_stopwatch.wrong("You warm up with one call, however many `warm_up` asks for.")
 def warmed_up_once(work, clock, synchronise, warm_up, repeats):
     return stopwatch(work, clock, synchronise, 1, repeats)
@@ -260,7 +292,7 @@ def layers(rng):
 def floor(
     x_shape, w_shape, stride, padding, number_bytes, pi, beta, *, of_one=2, pads=2, strided=True,
     square=False, batched=True, read=True, weights=1, written=True, scale=1, both=max, edge=1,
-    up=0, channels=True, filters=True, at=None, padded=0,
+    up=0, channels=True, filters=True, at=None, padded=0, come=True, leave=True, kernels=True,
 ):  # fmt: skip
     """The right answer; the options are what can go wrong in it."""
     (b, c, *sides), (o, _, *kernel) = x_shape, w_shape
@@ -272,9 +304,10 @@ def floor(
     of_each = of_one * (c if channels else 1) * kernel[0] * kernel[1]
     places = sides[0] * sides[1] if at == "input" else h * w
     flops = of_each * (b if batched else 1) * (o if filters else 1) * places
-    inputs = b * c * (sides[0] + padded * padding) * (sides[1] + padded * padding)
-    outputs = b * o * h * w
-    moved = read * inputs + weights * o * c * kernel[0] * kernel[1] + written * outputs
+    inputs = (b if come else 1) * c * (sides[0] + padded * padding) * (sides[1] + padded * padding)
+    outputs = (b if leave else 1) * o * h * w
+    of_filters = (o if kernels else 1) * c * kernel[0] * kernel[1]
+    moved = read * inputs + weights * of_filters + written * outputs
     traffic = scale * number_bytes * moved
     return flops, traffic, both(flops / pi, traffic / beta)
 
@@ -382,6 +415,33 @@ def input_not_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
 def weights_per_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
     options = variant(weights=x_shape[0])
     return options(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The FLOPs are right. You move one picture and its result; a batch has B.")
+def traffic_of_one_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    options = variant(come=False, leave=False)
+    return options(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The FLOPs are right. You read one picture; a batch has B.")
+def one_picture_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(come=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The FLOPs are right. You write one picture's result; a batch has B.")
+def one_result_written(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(leave=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("B is missing everywhere: this is all for one picture.")
+def all_of_one_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    one = (1, *x_shape[1:])
+    return counted(one, w_shape, stride, padding, number_bytes, pi, beta)
+
+
+@conv_floor.wrong("The FLOPs are right. You read the weights of one output channel; there are C′.")
+def one_kernel_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    return variant(kernels=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
 
 
 @conv_floor.wrong("The FLOPs are right. The traffic is in bits: `number_bytes` counts bytes.")
@@ -595,6 +655,33 @@ def step_in_half(weights, loss_of, scale, lr):
     new, after = with_a_scale(weights, loss_of, scale, lr)
     steps = [(b - a).half() for a, b in zip(weights, new, strict=True)]
     return [(a.half() + s).float() for a, s in zip(weights, steps, strict=True)], after
+
+
+@float16_step.wrong("You divide by the scale, but the loss was never multiplied by it.")
+def only_divided(weights, loss_of, scale, lr):
+    new, _, good = scaled(weights, loss_of, scale, lr, by=1)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@float16_step.wrong("You multiply by the scale twice: the gradients have to be *divided* by it.")
+def multiplied_again(weights, loss_of, scale, lr):
+    new, _, good = scaled(weights, loss_of, scale, lr, unscale=lambda g: g.float() * scale)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@float16_step.wrong(
+    "Scale and rate meet the gradients while they are float16, and the small ones become 0 again. "
+    "First `float()`."
+)
+def all_in_half(weights, loss_of, scale, lr):
+    new, _, good = scaled(weights, loss_of, scale, lr, unscale=lambda g: g / scale)
+    return kept_or_taken(weights, new, good, scale)
+
+
+@float16_step.wrong("Your question is turned round: it skips finite steps and takes the others.")
+def question_turned(weights, loss_of, scale, lr):
+    new, _, good = scaled(weights, loss_of, scale, lr)
+    return kept_or_taken(weights, new, not good, scale)
 
 
 @float16_step.wrong("The gradient is divided by the scale twice: once is enough.")
@@ -850,18 +937,18 @@ def per_channel(values):
 
 def normalised(
     x, eps, *, weigh=True, together=True, correction=0, squares=False, eps_outside=False,
-    detached=False, rooted=True,
+    detached=False, rooted=True, mean_divided=True, var_divided=True,
 ):  # fmt: skip
     """A rank's program; the options are what can go wrong in it."""
     n = x.numel() // x.shape[1] if weigh else 1
     total = yield torch.tensor(float(n), dtype=x.dtype)
-    mean = (yield n * x.mean((0, 2, 3))) / total
+    mean = (yield n * x.mean((0, 2, 3))) / (total if mean_divided else 1)
     if squares:
         var = (yield n * x.square().mean((0, 2, 3))) / total - mean.square()
     else:
         centre = mean if together else x.mean((0, 2, 3))
         apart = (x - per_channel(centre)).square().mean((0, 2, 3))
-        var = (yield n * apart) / (total - correction)
+        var = (yield n * apart) / (total - correction if var_divided else 1)
     if detached:
         mean, var = mean.detach(), var.detach()
     root = var.sqrt() + eps if eps_outside else (var + eps).sqrt() if rooted else var + eps
@@ -1014,3 +1101,28 @@ def not_divided(x, eps):
     n = x.numel() / x.shape[1]
     mean = (yield x.sum((0, 2, 3))) / (yield n)
     return x - per_channel(mean)
+
+
+@global_batch_norm.wrong("`yield` gives back a *sum*: your mean is still to be divided.")
+def mean_is_a_sum(x, eps):
+    return (yield from normalised(x, eps, mean_divided=False))
+
+
+@global_batch_norm.wrong("`yield` gives back a *sum*: your variance is still to be divided.")
+def variance_is_a_sum(x, eps):
+    return (yield from normalised(x, eps, var_divided=False))
+
+
+@global_batch_norm.wrong("The sign is turned: y = (x − μ) / √(σ² + ε), and not (μ − x).")
+def sign_turned(x, eps):
+    y = yield from normalised(x, eps)
+    return -y
+
+
+@global_batch_norm.wrong("The squares are taken around 0; the variance is around the mean.")
+def around_zero(x, eps):
+    n = x.numel() / x.shape[1]
+    total = yield n
+    mean = (yield x.sum((0, 2, 3))) / total
+    var = (yield x.square().sum((0, 2, 3))) / total
+    return (x - per_channel(mean)) / per_channel(var + eps).sqrt()
