@@ -278,6 +278,7 @@ def layers(rng):
         ((128, 256, 16, 16), (512, 256, 4, 4), 2, 1, 2, 2e14, 1e12),
         ((1, 1, 5, 7), (1, 1, 5, 7), 1, 0, 4, 1e10, 1e10),
         ((64, 32, 8, 8), (16, 32, 1, 1), 1, 0, 2, 1e14, 2e12),
+        ((2, 3, 10, 13), (4, 3, 2, 5), 3, 1, 4, 1e12, 1e12),  # something is left over
     ]
     for _ in range(4):
         b, c, o = draw(2, 99), draw(2, 40), draw(2, 40)
@@ -539,6 +540,7 @@ def losses(rng):
         x = [normals(rng, batch, n, dtype=torch.float32) for n in widths]
         signs = torch.tensor([1.0, -1.0]).repeat(batch)[:batch, None]
         if reach > 1:  # rows that are each other's opposite, far from 0 in every place
+            x[0] = x[0] / 8
             x[1] = signs * reach * (0.5 + x[1][:1].abs())
             x[1][:, 0] = 0.25  # one place of the tensor stays finite
         weights = [normals(rng, n, dtype=torch.float32) for n in widths]
