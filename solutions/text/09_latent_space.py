@@ -311,7 +311,7 @@ def pure_direction(codes, labels):
 
 # %%
 x01 = (rows.view(-1, 16, 16) + 1) / 2
-bold = (x01 > 0.9).float().sum(dim=(1, 2))  # pixels that are nearly all ink
+bold = (x01 > 0.8).float().sum(dim=(1, 2))  # pixels that are nearly all ink
 ink = x01.sum(dim=(1, 2))
 upper = x01[:, :8].sum(dim=(1, 2)) / ink
 high = torch.stack([(v > v.median()).long() for v in (bold, ink, upper)], dim=1)
@@ -328,10 +328,10 @@ for label, columns in [("plain", [0]), ("pure", [0, 1, 2])]:
           f" one step adds {more:+.2f} standard deviations of ink")  # fmt: skip
 
 # %% [markdown]
-# The cosines are 0, as ordered. The ink still changes: being at right angles to the *difference of
-# means* is a statement about this space and its scales, not about the picture. (In the picture, ink
-# is a sum of pixels, and that vector is another one.) Whether a direction is pure must be measured
-# where it matters, after decoding.
+# The cosines are 0, as ordered, and nearly all of the ink is gone from the direction. Not all of it:
+# being at right angles to the *difference of means* is a statement about this space and its scales,
+# not about the picture. (In the picture, ink is a sum of pixels, and that vector is another one.)
+# Here little is left; whether a direction is pure must be measured where it matters, after decoding.
 
 # %% [markdown]
 # ## 9.5 · Does each factor have a latent of its own?
