@@ -328,10 +328,10 @@ for label, columns in [("plain", [0]), ("pure", [0, 1, 2])]:
           f" one step adds {more:+.2f} standard deviations of ink")  # fmt: skip
 
 # %% [markdown]
-# The cosines are 0, as ordered, and nearly all of the ink is gone from the direction. Not all of it:
-# being at right angles to the *difference of means* is a statement about this space and its scales,
-# not about the picture. (In the picture, ink is a sum of pixels, and that vector is another one.)
-# Here little is left; whether a direction is pure must be measured where it matters, after decoding.
+# The cosines are 0, as ordered, and nearly all of the ink is gone from the direction. Not all of
+# it: being at right angles to the *difference of means* is a statement about this space and its
+# scales, not about the picture. (In the picture, ink is a sum of pixels, and that vector is another
+# one.) Whether a direction is pure must be measured where it matters, after decoding.
 
 # %% [markdown]
 # ## 9.5 · Does each factor have a latent of its own?
