@@ -290,224 +290,281 @@ def layers(rng):
     return [dict(zip(names, values, strict=True)) for values in fixed]
 
 
-def floor(
-    x_shape, w_shape, stride, padding, number_bytes, pi, beta, *, of_one=2, pads=2, strided=True,
-    square=False, batched=True, read=True, weights=1, written=True, scale=1, both=max, edge=1,
-    up=0, channels=True, filters=True, at=None, padded=0, come=True, leave=True, kernels=True,
+def output_sides(x_shape, w_shape, stride, padding, *, pads=2, taps=1, edge=1, up=0):
+    return [(n + pads * padding - taps * k + up * (stride - 1)) // stride + edge
+            for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]  # fmt: skip
+
+
+def products(x, w, y):
+    return math.prod(y) * math.prod(w[1:])
+
+
+def numbers(x, w, y):
+    return math.prod(x) + math.prod(w) + math.prod(y)
+
+
+def counts(
+    x_shape, w_shape, stride, padding, number_bytes, *, of_one=2, work=products, moved=numbers,
+    **options,
 ):  # fmt: skip
-    """The right answer; the options are what can go wrong in it."""
-    (b, c, *sides), (o, _, *kernel) = x_shape, w_shape
-    if square:
-        kernel = [kernel[0], kernel[0]]
-    step = stride if strided else 1
-    h, w = ((n + pads * padding - k + up * (step - 1)) // step + edge
-            for n, k in zip(sides, kernel, strict=True))  # fmt: skip
-    of_each = of_one * (c if channels else 1) * kernel[0] * kernel[1]
-    places = sides[0] * sides[1] if at == "input" else h * w
-    flops = of_each * (b if batched else 1) * (o if filters else 1) * places
-    inputs = (b if come else 1) * c * (sides[0] + padded * padding) * (sides[1] + padded * padding)
-    outputs = (b if leave else 1) * o * h * w
-    of_filters = (o if kernels else 1) * c * kernel[0] * kernel[1]
-    moved = read * inputs + weights * of_filters + written * outputs
-    traffic = scale * number_bytes * moved
-    return flops, traffic, both(flops / pi, traffic / beta)
-
-
-def variant(**options):
-    def answer(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-        return floor(x_shape, w_shape, stride, padding, number_bytes, pi, beta, **options)
-
-    return answer
+    """FLOPs and bytes; the options are what can go wrong in them."""
+    sides = output_sides(x_shape, w_shape, stride, padding, **options)
+    shapes = x_shape, w_shape, (x_shape[0], w_shape[0], *sides)
+    return of_one * work(*shapes), number_bytes * moved(*shapes)
 
 
 @conv_floor.reference
 def counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return floor(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+    flops, traffic = counts(x_shape, w_shape, stride, padding, number_bytes)
+    return flops, traffic, max(flops / pi, traffic / beta)
+
+
+def miscounted(*given, **options):
+    """What is returned with a mistake in the counts."""
+    *layer, pi, beta = given
+    flops, traffic = counts(*layer, **options)
+    return flops, traffic, max(flops / pi, traffic / beta)
 
 
 @conv_floor.wrong("The bytes are right. A multiplication and an addition are *two* operations.")
-def multiply_add_once(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(of_one=1)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def multiply_add_once(*given):
+    return miscounted(*given, of_one=1)
 
 
 @conv_floor.wrong("The output is larger than you think: the padding is missing in its sides.")
-def padding_forgotten(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(pads=0)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def padding_forgotten(*given):
+    return miscounted(*given, pads=0)
 
 
 @conv_floor.wrong("The padding stands at *both* ends of a side: it counts twice.")
-def padding_at_one_end(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(pads=1)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def padding_at_one_end(*given):
+    return miscounted(*given, pads=1)
+
+
+@conv_floor.wrong("The padding makes the sides larger; you take it off.")
+def padding_taken_off(*given):
+    return miscounted(*given, pads=-2)
+
+
+@conv_floor.wrong("The kernel is missing in the result's sides: it has to fit in as a whole.")
+def kernel_forgotten(*given):
+    return miscounted(*given, taps=0)
+
+
+@conv_floor.wrong("The result's sides are one too large: + 1 is enough.")
+def one_place_too_many(*given):
+    return miscounted(*given, edge=2)
+
+
+@conv_floor.wrong("A side has no fractions: what is left over by the stride is cut off, `//`.")
+def fractions(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
+    sides = [(n + 2 * padding - k) / stride + 1
+             for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]  # fmt: skip
+    shapes = x_shape, w_shape, (x_shape[0], w_shape[0], *sides)
+    flops, traffic = 2 * products(*shapes), number_bytes * numbers(*shapes)
+    return flops, traffic, max(flops / pi, traffic / beta)
+
+
+@conv_floor.wrong("Stride and padding have changed places.")
+def stride_and_padding_exchanged(*given):
+    x_shape, w_shape, stride, padding, *others = given
+    return counted(x_shape, w_shape, padding, stride, *others)
+
+
+@conv_floor.wrong("The bytes are right. Each number of the result needs C·k·k′ products, not one.")
+def one_product_each(*given):
+    return miscounted(*given, work=lambda x, w, y: math.prod(y))
+
+
+@conv_floor.wrong("The FLOPs are right. You move the result alone; x and w have to come, too.")
+def result_alone(*given):
+    return miscounted(*given, moved=lambda x, w, y: math.prod(y))
 
 
 @conv_floor.wrong("The stride is missing: the kernel is applied at every s-th place only.")
-def stride_forgotten(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(strided=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def stride_forgotten(*given):
+    x_shape, w_shape, _, *others = given
+    return counted(x_shape, w_shape, 1, *others)
 
 
 @conv_floor.wrong("You take the kernel for a square: its two sides may differ.")
-def square_kernel(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(square=True)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def square_kernel(*given):
+    x_shape, (o, c, k, _), *others = given
+    return counted(x_shape, (o, c, k, k), *others)
 
 
 @conv_floor.wrong("The bytes are right. You count the work for one picture; the batch has B.")
-def one_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(batched=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_picture(*given):
+    return miscounted(*given, work=lambda x, w, y: math.prod(y[1:]) * math.prod(w[1:]))
 
 
 @conv_floor.wrong("The bytes are right. Every number of the result is a sum over all C channels.")
-def channels_forgotten(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(channels=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def channels_forgotten(*given):
+    return miscounted(*given, work=lambda x, w, y: math.prod(y) * math.prod(w[2:]))
 
 
 @conv_floor.wrong("The bytes are right. You count the work for one output channel; there are C′.")
-def one_output_channel(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(filters=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_output_channel(*given):
+    return miscounted(*given, work=lambda x, w, y: products(x, w, y) // w[0])
 
 
 @conv_floor.wrong(
-    "The bytes are right. You count products at every place of the *input*; there are as many sums "
-    "as the result has places."
+    "The bytes are right. You count products at every place of the *input*; there are as many "
+    "sums as the result has places."
 )
-def places_of_the_input(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(at="input")(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def places_of_the_input(*given):
+    return miscounted(*given, work=lambda x, w, y: x[0] * math.prod(x[2:]) * math.prod(w))
 
 
 @conv_floor.wrong("The result's sides are one too small: after the division comes + 1.")
-def one_place_short(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(edge=0)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_place_short(*given):
+    return miscounted(*given, edge=0)
 
 
 @conv_floor.wrong("You round the sides up: a kernel that doesn't fit any more has no place.")
-def sides_rounded_up(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(up=1)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def sides_rounded_up(*given):
+    return miscounted(*given, up=1)
 
 
 @conv_floor.wrong("The FLOPs are right. Padded zeros don't move: nobody reads them from memory.")
-def zeros_moved(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(padded=2)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def zeros_moved(*given):
+    padding = given[3]
+    return miscounted(*given, moved=lambda x, w, y: numbers(
+        (*x[:2], x[2] + 2 * padding, x[3] + 2 * padding), w, y))  # fmt: skip
 
 
 @conv_floor.wrong("Rows and columns are exchanged: x_shape is (B, C, H, W), w_shape (…, k, k′).")
-def sides_exchanged(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    turned = (*x_shape[:2], *x_shape[:1:-1])
-    return counted(turned, w_shape, stride, padding, number_bytes, pi, beta)
+def sides_exchanged(*given):
+    (b, c, h, w), *others = given
+    return counted((b, c, w, h), *others)
 
 
 @conv_floor.wrong("The FLOPs are right. The result has to be written to memory, too.")
-def output_not_written(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(written=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def output_not_written(*given):
+    return miscounted(*given, moved=lambda x, w, y: math.prod(x) + math.prod(w))
 
 
 @conv_floor.wrong("The FLOPs are right. The weights have to be read from memory, too.")
-def weights_not_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(weights=0)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def weights_not_read(*given):
+    return miscounted(*given, moved=lambda x, w, y: math.prod(x) + math.prod(y))
 
 
 @conv_floor.wrong("The FLOPs are right. The input has to be read from memory, too.")
-def input_not_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(read=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def input_not_read(*given):
+    return miscounted(*given, moved=lambda x, w, y: math.prod(w) + math.prod(y))
 
 
 @conv_floor.wrong(
     "The FLOPs are right. You read the weights again for every picture; each number moves once, "
     "and that is what makes large batches cheap."
 )
-def weights_per_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    options = variant(weights=x_shape[0])
-    return options(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def weights_per_picture(*given):
+    return miscounted(*given, moved=lambda x, w, y: numbers(x, w, y) + (x[0] - 1) * math.prod(w))
 
 
 @conv_floor.wrong("The FLOPs are right. You move one picture and its result; a batch has B.")
-def traffic_of_one_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    options = variant(come=False, leave=False)
-    return options(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def traffic_of_one_picture(*given):
+    return miscounted(*given, moved=lambda x, w, y: numbers(x[1:], w, y[1:]))
 
 
 @conv_floor.wrong("The FLOPs are right. You read one picture; a batch has B.")
-def one_picture_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(come=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_picture_read(*given):
+    return miscounted(*given, moved=lambda x, w, y: numbers(x[1:], w, y))
 
 
 @conv_floor.wrong("The FLOPs are right. You write one picture's result; a batch has B.")
-def one_result_written(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(leave=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_result_written(*given):
+    return miscounted(*given, moved=lambda x, w, y: numbers(x, w, y[1:]))
 
 
 @conv_floor.wrong("B is missing everywhere: this is all for one picture.")
-def all_of_one_picture(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    one = (1, *x_shape[1:])
-    return counted(one, w_shape, stride, padding, number_bytes, pi, beta)
+def all_of_one_picture(*given):
+    (_, *picture), *others = given
+    return counted((1, *picture), *others)
 
 
 @conv_floor.wrong("The FLOPs are right. You read the weights of one output channel; there are C′.")
-def one_kernel_read(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(kernels=False)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_kernel_read(*given):
+    return miscounted(*given, moved=lambda x, w, y: numbers(x, w[1:], y))
 
 
 @conv_floor.wrong("The FLOPs are right. The traffic is in bits: `number_bytes` counts bytes.")
-def in_bits(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(scale=8)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def in_bits(*given):
+    return miscounted(*given, moved=lambda x, w, y: 8 * numbers(x, w, y))
 
 
 @conv_floor.wrong(
     "The FLOPs are right. The traffic is a count of numbers: each has `number_bytes` bytes."
 )
-def numbers_not_bytes(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant()(x_shape, w_shape, stride, padding, 1, pi, beta)
+def numbers_not_bytes(*given):
+    *layer, _, pi, beta = given
+    return counted(*layer, 1, pi, beta)
 
 
 @conv_floor.wrong(
     "Both counts are right. Arithmetic and memory work at the same time: the floor is the larger "
     "of their times, not the sum."
 )
-def one_after_the_other(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    both = variant(both=lambda a, b: a + b)
-    return both(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def one_after_the_other(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, flops / given[-2] + traffic / given[-1]
 
 
 @conv_floor.wrong(
     "Both counts are right. You take the smaller time: a layer has to wait for the slower of the "
     "two."
 )
-def smaller_time(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    return variant(both=min)(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def smaller_time(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, min(flops / given[-2], traffic / given[-1])
 
 
 @conv_floor.wrong("Both counts are right. `pi` belongs to the FLOPs, `beta` to the bytes.")
-def rates_swapped(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    flops, traffic, _ = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
-    return flops, traffic, max(flops / beta, traffic / pi)
+def rates_swapped(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, max(flops / given[-1], traffic / given[-2])
 
 
 @conv_floor.wrong("Both counts are right. This is the time of the traffic, whatever is computed.")
-def traffic_only(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    only = variant(both=lambda a, b: b)
-    return only(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def traffic_only(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, traffic / given[-1]
 
 
 @conv_floor.wrong("Both counts are right. A count divided by its rate is a time; you multiply.")
-def counts_times_rates(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    flops, traffic, _ = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
-    return flops, traffic, max(flops * pi, traffic * beta)
+def counts_times_rates(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, max(flops * given[-2], traffic * given[-1])
 
 
 @conv_floor.wrong("Both counts are right. Your time is upside down: the count goes above the rate.")
-def rates_above(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    flops, traffic, _ = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
-    return flops, traffic, max(pi / flops, beta / traffic)
+def rates_above(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, max(given[-2] / flops, given[-1] / traffic)
 
 
 @conv_floor.wrong("FLOPs come first, then bytes: yours are exchanged.")
-def bytes_first(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    flops, traffic, floor = counted(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
-    return traffic, flops, floor
+def bytes_first(*given):
+    flops, traffic, seconds = counted(*given)
+    return traffic, flops, seconds
 
 
 @conv_floor.wrong("Both counts are right. This is the time of the arithmetic, whatever is moved.")
-def arithmetic_only(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
-    only = variant(both=lambda a, b: a)
-    return only(x_shape, w_shape, stride, padding, number_bytes, pi, beta)
+def arithmetic_only(*given):
+    flops, traffic, _ = counted(*given)
+    return flops, traffic, flops / given[-2]
+
+
+@conv_floor.wrong("The bytes come second, the floor last: yours are exchanged.")
+def seconds_second(*given):
+    flops, traffic, seconds = counted(*given)
+    return flops, seconds, traffic
+
+
+@conv_floor.wrong("x_shape comes first, w_shape second: you read them the other way round.")
+def shapes_exchanged(*given):
+    x_shape, w_shape, *others = given
+    return counted(w_shape, x_shape, *others)
 
 
 # --- 14.3 -----------------------------------------------------------------------------------------
