@@ -7,8 +7,11 @@ code, in the sandbox too, so they hold no answer and import nothing of the cours
 """
 
 import copy
+import tracemalloc
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 
 
 def plain_call(answer, case):
@@ -262,20 +265,71 @@ def clipped_step(answer, case):
 # --- chapter 07 -----------------------------------------------------------------------------------
 
 
+class _Made(TorchFunctionMode):
+    """Follows the memory of the tensors that are returned while it is on, and keeps none."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = {}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        returned = function(*args, **(kwargs or {}))
+        for made in returned if isinstance(returned, (tuple, list)) else [returned]:
+            if isinstance(made, torch.Tensor) and made.layout is torch.strided:
+                storage = made.untyped_storage()
+                self.sizes[StorageWeakRef(storage)] = storage.nbytes()
+        return returned
+
+    def held(self):
+        """Bytes of what is still there, wherever it is kept."""
+        return sum(size for ref, size in self.sizes.items() if not ref.expired())
+
+
+def _stream_that_holds_little(answer, batch, times):
+    """A new stream that has seen a batch many times.
+
+    Raises: MemoryError if a third of what came in is held: in tensors, by Python, or by NumPy.
+    """
+    made, was_tracing = _Made(), tracemalloc.is_tracing()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        with made:
+            stream = answer()
+            for _ in range(times):
+                stream.add(batch)
+        held = made.held()
+        made.sizes.clear()
+        held += tracemalloc.get_traced_memory()[0] - before
+    finally:
+        if not was_tracing:
+            tracemalloc.stop()
+    if held > batch.nbytes * times / 3:
+        raise MemoryError(f"Of {batch.nbytes * times:,} bytes that came in it holds {held:,}.")
+    return stream
+
+
 def FeatureStream(answer, case):
-    """What a stream says on the way; all batches come in the same memory."""
-    stream, batches = answer(), case["batches"]
+    """What a stream says on the way; all batches come in the same memory, another stream's too.
+
+    Raises: MemoryError if another one keeps what comes while the last batch comes again and again.
+    """
+    stream, other, batches = answer(), answer(), case["batches"]
     buffer = torch.empty(max(map(len, batches)), batches[0].shape[1], dtype=batches[0].dtype)
     shown = []
     for i, batch in enumerate(batches):
         part = buffer[: len(batch)]
-        part.copy_(batch)
-        stream.add(part)
+        for one, rows in ((other, batch + 1), (stream, batch)):
+            part.copy_(rows)
+            one.add(part)
         if i in case["looks"]:
             found = stream.result()
             shown.append(found)
             if isinstance(found, (list, tuple)):  # a later batch must not change an earlier result
                 shown[-1] = tuple(f.clone() if isinstance(f, torch.Tensor) else f for f in found)
+    if case["again"]:
+        unwatched = getattr(answer, "__wrapped__", answer)  # who watches holds something, too
+        shown.append(_stream_that_holds_little(unwatched, batches[-1], case["again"]).result())
     return shown
 
 

@@ -53,7 +53,7 @@ plot.style()
 #
 # `to_training`: (N,), of each generated picture to its nearest training picture; `honest`: (M,),
 # the same for real pictures that were not trained on; `level`: $t$ is the `level`-quantile of
-# `honest`. Return the estimate, a number.
+# `honest`, as `quantile` finds it. Return the estimate, a number.
 
 # %% [markdown]
 # Take both shares as *counted*. For an honest model, can the estimate be negative, and should it?
@@ -170,6 +170,8 @@ plot.show(fig, alt="Three pairs of clouds with equal variances. The more they le
 #   same memory again for the next one;
 # - `result()`: `(n, mean, covariance)` of all rows so far: a whole number, (D,) and (D, D), in
 #   float64, the covariance divided by $n - 1$. It may be asked for on the way, once $n \ge 2$.
+#
+# What it holds must stay small, however many batches come. Several streams may be in use at once.
 
 # %% [markdown]
 # Features may lie far from 0: at 10,000 with a standard deviation of 1, say.
@@ -332,7 +334,8 @@ for times in (1, 2, 4):
 # \text{coverage} = \frac1N\sum_{i=1}^{N} \mathbb 1\big[\text{some } \tilde x_j
 # \text{ has } \lVert\tilde x_j - x_i\rVert \le r_i\big].$$
 #
-# `real`: (N, D), $N > k$; `fake`: (M, D). Return both, as two numbers.
+# `real`: (N, D), $N > k$, where two samples may be equal; `fake`: (M, D). Return both, as two
+# numbers.
 
 # %% [markdown]
 # Before you run it: can the density be more than 1? What is it, roughly, for a perfect model?
