@@ -97,14 +97,14 @@ print(f"asked for σ² = {logvar.exp()[0].tolist()}, drawn: {z.var(dim=0)[0].tol
 # can derive again (or look up in 8.6).
 #
 # `logits`, `x`: (B, C, H, W), with `x` in **[−1, 1]**; `mu`, `logvar`: (B, Z); `beta`: a number.
-# Return a scalar: nats per picture, a mean over the batch. Logits may be as large as ±200: what is
-# $\log(1-\pi)$ there, and what would a computer say?
+# Return a scalar: nats per picture, a mean over the batch. Logits may be as large as ±1000: what
+# is $\log(1-\pi)$ there, and what would a computer say?
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # Three different reductions meet here: pixels, latents, batch. Decide for each whether the equation
-# has a sum or a mean. And $\log\text{sigmoid}(200)$ should be computed without computing the
+# has a sum or a mean. And $\log\text{sigmoid}(-1000)$ should be computed without computing the
 # sigmoid.
 #
 # </details>
@@ -315,6 +315,7 @@ plot.show(symptoms(vae_terms), alt="Eight digits above soft, different reconstru
 # (B,).
 #
 # Predict: a log-likelihood of −900 nats is common for pictures. What is $e^{-900}$ to a computer?
+# And what helps for one picture: does it help for several that differ by hundreds of nats?
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
