@@ -11,7 +11,7 @@ import tracemalloc
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def plain_call(answer, case):
@@ -265,17 +265,24 @@ def clipped_step(answer, case):
 # --- chapter 07 -----------------------------------------------------------------------------------
 
 
-class _Made(TorchFunctionMode):
-    """Follows the memory of the tensors that are returned while it is on, and keeps none."""
+class _Made(TorchDispatchMode):
+    """Follows the memory of the tensors that are made while it is on, and keeps none of them."""
 
     def __init__(self):
         super().__init__()
         self.sizes = {}
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # to skip it, torch would import all of it first, for seconds
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         returned = function(*args, **(kwargs or {}))
         for made in returned if isinstance(returned, (tuple, list)) else [returned]:
-            if isinstance(made, torch.Tensor) and made.layout is torch.strided:
+            if isinstance(made, torch.Tensor):
+                if made.layout is not torch.strided:
+                    sparse = made.layout is torch.sparse_coo
+                    made = made._values() if sparse else made.values()
                 storage = made.untyped_storage()
                 self.sizes[StorageWeakRef(storage)] = storage.nbytes()
         return returned

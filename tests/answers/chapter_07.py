@@ -434,6 +434,30 @@ class KeptAsBytes(Listed):
                           for shape, kind, b in self.parts]).double()  # fmt: skip
 
 
+class KeptSparse(Listed):
+    def add(self, batch):
+        self.parts.append(batch.to_sparse())
+
+    def all(self):
+        return torch.cat([part.to_dense() for part in self.parts]).double()
+
+
+class KeptByAnOldName(Listed):
+    """torch.DoubleTensor, which no mode for functions sees."""
+
+    def add(self, batch):
+        self.parts.append(torch.DoubleTensor(batch.tolist()))
+
+
+class KeptAsStorage(Listed):
+    def add(self, batch):
+        self.parts.append((batch.shape, batch.dtype, batch.clone().untyped_storage().clone()))
+
+    def all(self):
+        return torch.cat([torch.empty(0, dtype=kind).set_(memory, 0, shape)
+                          for shape, kind, memory in self.parts]).double()  # fmt: skip
+
+
 class KeptAsViews(Listed):
     """Each row by itself, a view of a copy."""
 
@@ -585,6 +609,9 @@ STREAM_WRONG = {
     "NumPy arrays": (KeptInNumpy, HELD),
     "Python's numbers": (KeptAsNumbers, HELD),
     "bytes": (KeptAsBytes, HELD),
+    "sparse tensors": (KeptSparse, HELD),
+    "old constructors": (KeptByAnOldName, HELD),
+    "storages": (KeptAsStorage, HELD),
     "views of copies": (KeptAsViews, HELD),
     "until it is asked": (KeptUntilAsked, HELD),
     "a list of sums": (ProductsListed, HELD),
