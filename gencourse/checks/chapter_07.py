@@ -474,7 +474,7 @@ def streams(rng):
     return [case([5, 3, 8], 3, 0, [2]), case([1, 1, 6, 2], 2, 3, [1, 3]),
             case([4, 7], 1, -5, [0, 1], torch.float64), case([9], 4, 3, [0]),
             far | {"looks": [1], "again": 0}, case([3, 4], 2, 0, [1], torch.float64, 1e25),
-            case([100], 50, 0, [], again=30)]  # fmt: skip
+            case([50], 50, 0, [], again=30)]  # fmt: skip
 
 
 @FeatureStream.reference
