@@ -344,6 +344,16 @@ def test_what_a_cell_left_on_changes_no_verdict(exercise):
         assert watch.same(watch._world(), left), "what the cell left on is still on"
 
 
+def test_a_weight_that_moved_by_rounding_has_not_changed():
+    """A bias before BatchNorm has the gradient 0, or 1e-9, depending on the order of a sum."""
+    for moved, seen in [(1e-7, False), (1e-3, True), (float("nan"), True)]:
+        weight = torch.nn.Parameter(torch.tensor([0.3, -2.0]))
+        before = watch.facts([weight])
+        weight.data[0] += moved
+        assert not watch.same(weight.detach(), before["0:weights"])
+        assert bool(watch.changes(before, watch.facts([weight]))) is seen
+
+
 def cast(value, dtype):
     """A value with its floating-point tensors in another precision."""
     if isinstance(value, torch.Tensor):
@@ -516,12 +526,12 @@ def clamped_data(critic, optimizer, x_real, x_fake, clip):
     optimizer.step()
     for weight in critic.parameters():
         weight.data = weight.data.clip(-clip, clip)
-    return score
+    return score.detach()
 
 
 def weighted_along(critic, x_real, x_fake, epsilon):
     x = torch.stack([torch.lerp(b, a, e) for a, b, e in zip(x_real, x_fake, epsilon, strict=True)])
-    values = critic(x.requires_grad_())
+    values = critic(x.detach_().requires_grad_())
     (slope,) = torch.autograd.grad(values, x, torch.ones_like(values), create_graph=True)
     return sum((s.norm() - 1) ** 2 for s in slope) / len(x)
 

@@ -18,7 +18,8 @@ transposed_size = Exercise(
     "transposed_size",
     level="warm-up",
     minutes=10,
-    tests="none to three layers, kernels of 3 to 7, strides of 1 to 3, with output padding.",
+    tests="none to three layers, one pixel, kernels of 2 to 7, strides of 1 to 3, gaps, with "
+    "output padding.",
     hint="Each input pixel paints k pixels, s apart; then p are cut off at *both* ends.",
 )
 
@@ -28,7 +29,8 @@ def layers(rng):
     def draw(low, high):
         return int(torch.randint(low, high, (), generator=rng))
 
-    fixed = [[7, [(4, 2, 1, 0), (4, 2, 1, 0)]], [5, [(3, 2, 1, 1)]], [4, [(5, 1, 0, 0)]]]
+    fixed = [[7, [(4, 2, 1, 0), (4, 2, 1, 0)]], [5, [(3, 2, 1, 1)]], [4, [(5, 1, 0, 0)]],
+             [1, [(4, 1, 0, 0), (4, 2, 1, 0), (4, 2, 1, 0)]], [3, [(2, 3, 0, 0)]]]  # fmt: skip
     drawn = [[draw(2, 9), [(draw(4, 8), 3, draw(1, 2), 2), (draw(4, 6), 2, 1, draw(0, 2))]],
              [draw(2, 9), [(4, 2, 1, 1), (6, 2, 2, 0), (5, 3, 1, 2)]]]
     return [{"n": n, "layers": each} for n, each in [*fixed, *drawn, [6, []]]]
@@ -84,6 +86,73 @@ def first_layer_only(n, layers):
     return painted(n, layers[:1])
 
 
+@transposed_size.wrong(
+    "Each layer begins with the n of the beginning: its input is what the layer before it painted."
+)
+def n_not_carried_on(n, layers):
+    return painted(n, layers[-1:])
+
+
+@transposed_size.wrong("You return n as it came: what a layer makes of it must become the new n.")
+def n_unchanged(n, layers):
+    return n
+
+
+@transposed_size.wrong("Your last layer comes first: the list begins with the first one.")
+def backwards(n, layers):
+    return painted(n, layers[::-1])
+
+
+@transposed_size.wrong("The padding is missing: it is cut off, at both ends.")
+def no_padding(n, layers):
+    return sizes(n, layers, lambda n, k, s, p, o: (n - 1) * s + k + o)
+
+
+@transposed_size.wrong("The output padding makes the side larger; you take it off.")
+def output_padding_off(n, layers):
+    return sizes(n, layers, lambda n, k, s, p, o: (n - 1) * s - 2 * p + k - o)
+
+
+@transposed_size.wrong("The kernel is missing: the last pixel paints k places, as all others do.")
+def no_kernel(n, layers):
+    return sizes(n, layers, lambda n, k, s, p, o: (n - 1) * s - 2 * p + o)
+
+
+@transposed_size.wrong("The stride is missing: pixels begin to paint s places apart.")
+def no_stride(n, layers):
+    return sizes(n, layers, lambda n, k, s, p, o: n - 1 - 2 * p + k + o)
+
+
+@transposed_size.wrong(
+    "It is one too few in each layer: the last pixel paints k places, its own among them. "
+    "PyTorch's formula has k − 1, and a + 1 at its end."
+)
+def one_too_few(n, layers):
+    return sizes(n, layers, lambda n, k, s, p, o: (n - 1) * s - 2 * p + k - 1 + o)
+
+
+@transposed_size.wrong(
+    "n·s is right for k = 4, s = 2, p = 1, and for few others: kernel and padding count as well."
+)
+def times_the_stride(n, layers):
+    return sizes(n, layers, lambda n, k, s, p, o: n * s)
+
+
+@transposed_size.wrong("Kernel and stride are exchanged: a layer is (k, s, p, o), in this order.")
+def kernel_for_stride(n, layers):
+    return painted(n, [(s, k, p, o) for k, s, p, o in layers])
+
+
+@transposed_size.wrong("Stride and padding are exchanged: a layer is (k, s, p, o), in this order.")
+def padding_for_stride(n, layers):
+    return painted(n, [(k, p, s, o) for k, s, p, o in layers])
+
+
+@transposed_size.wrong("The two paddings are exchanged: a layer is (k, s, p, o), in this order.")
+def paddings_exchanged(n, layers):
+    return painted(n, [(k, s, o, p) for k, s, p, o in layers])
+
+
 # --- 5.2 ------------------------------------------------------------------------------------------
 
 dcgan_init = Exercise(
@@ -102,19 +171,23 @@ dcgan_init = Exercise(
 def kinds_of_layers(rng):
     kinds = ["Conv2d", "ConvTranspose2d", "Linear", "BatchNorm2d", "BatchNorm1d"]
     kinds += ["Conv2d without bias", "BatchNorm2d without scale", "PReLU", "ConvBlock"]
-    kinds += ["BatchNorm3d", "Embedding", "LayerNorm", "GroupNorm", "RMSNorm"]
+    kinds += ["BatchNorm3d", "Embedding", "LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm2d"]
+    kinds += ["Bilinear"]
     return [{"layer": kind, "kept": 0.5 + torch.rand((), generator=rng).item()} for kind in kinds]
 
 
 dcgan_init.reference(nets.dcgan_init)
 
 
-def initialised(module, spread=0.02, centre=1.0, kinds=(nn.Conv2d, nn.ConvTranspose2d, nn.Linear),
-                biases=True, draw=nn.init.normal_):  # fmt: skip
+LAYERS, NORMS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear), (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def initialised(module, spread=0.02, centre=1.0, kinds=LAYERS, biases=True,
+                draw=nn.init.normal_):  # fmt: skip
     """What all the wrong answers are variations of."""
     if isinstance(module, kinds):
         draw(module.weight, 0.0, spread)
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+    elif isinstance(module, NORMS) and module.affine:
         draw(module.weight, centre, spread)
     else:
         return
@@ -151,7 +224,7 @@ def linear_forgotten(module):
 @dcgan_init.wrong("BatchNorm's running statistics are no weights: leave them as they are.")
 def statistics_reset(module):
     initialised(module)
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(module, NORMS):
         module.reset_running_stats()
 
 
@@ -183,14 +256,127 @@ def by_name(module):
         nn.init.zeros_(module.bias)
 
 
+def drawn_too(module, more):
+    """All is right, but the weights of some other layers are drawn as well."""
+    initialised(module)
+    weight = getattr(module, "weight", None)
+    if weight is None or isinstance(module, NORMS) or not more(weight):
+        return
+    nn.init.normal_(weight, 0.0, 0.02)
+    if getattr(module, "bias", None) is not None:
+        nn.init.zeros_(module.bias)
+
+
 @dcgan_init.wrong(
-    "You draw every `.weight` there is. The slope of a PReLU is a weight too, and is none of these "
-    "layers'."
+    "You draw every `.weight` there is. The slope of a PReLU is a weight too, and so is a "
+    "LayerNorm's scale: ask with `isinstance` what the module is."
 )
 def everything_with_a_weight(module):
-    if isinstance(module, nn.PReLU):
-        nn.init.normal_(module.weight, 0.0, 0.02)
+    drawn_too(module, lambda weight: True)
+
+
+@dcgan_init.wrong(
+    "You draw every weight with two or more dimensions. An embedding's is one too, and a "
+    "LayerNorm's may be: ask with `isinstance` what the module is."
+)
+def every_matrix(module):
+    drawn_too(module, lambda weight: weight.dim() > 1)
+
+
+@dcgan_init.wrong(
+    "You draw the scale of every layer with \"Norm\" in its name. Only BatchNorm's, 1d and 2d, is "
+    "drawn: ask with `isinstance`."
+)
+def every_norm(module):
     initialised(module)
+    if "Norm" in type(module).__name__ and module.weight is not None:
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)
+
+
+@dcgan_init.wrong("BatchNorm stays as it was: its scale is drawn around 1, and its bias is 0.")
+def norms_forgotten(module):
+    if not isinstance(module, NORMS):
+        initialised(module)
+
+
+def right_but_for(module, kinds, part):
+    """All is right, but one part of some kinds of layers stays as it was."""
+    part = getattr(module, part) if isinstance(module, kinds) else None
+    before = None if part is None else part.detach().clone()
+    initialised(module)
+    if part is not None:
+        with torch.no_grad():
+            part.copy_(before)
+
+
+@dcgan_init.wrong("BatchNorm's scale is not drawn: mean 1, standard deviation 0.02.")
+def scale_kept(module):
+    right_but_for(module, NORMS, "weight")
+
+
+@dcgan_init.wrong("BatchNorm's bias keeps its old values; it starts at 0, like all others.")
+def bias_of_norms_kept(module):
+    right_but_for(module, NORMS, "bias")
+
+
+@dcgan_init.wrong("Convolutions and linear layers keep their old biases; they start at 0.")
+def bias_of_layers_kept(module):
+    right_but_for(module, LAYERS, "bias")
+
+
+@dcgan_init.wrong("No convolution and no linear layer gets a new weight.")
+def weights_kept(module):
+    right_but_for(module, LAYERS, "weight")
+
+
+@dcgan_init.wrong(
+    "The weights of convolutions and linear layers are all 0.02: `normal_(tensor, mean, std)` "
+    "takes the mean first."
+)
+def all_the_same(module):
+    initialised(module)
+    if isinstance(module, LAYERS):
+        nn.init.constant_(module.weight, 0.02)
+
+
+@dcgan_init.wrong(
+    "BatchNorm's scale is drawn around 0.02, with standard deviation 1: `normal_(tensor, mean, "
+    "std)` takes the mean first."
+)
+def scale_exchanged(module):
+    if isinstance(module, NORMS) and module.affine:
+        nn.init.normal_(module.weight, 0.02, 1.0)
+        nn.init.zeros_(module.bias)
+    else:
+        initialised(module)
+
+
+@dcgan_init.wrong(
+    "Mean and standard deviation are exchanged everywhere: `normal_(tensor, mean, std)`."
+)
+def both_exchanged(module):
+    scale_exchanged(module)
+    if isinstance(module, LAYERS):
+        nn.init.constant_(module.weight, 0.02)
+
+
+@dcgan_init.wrong("You draw all weights around 1. That is for BatchNorm's scale; all others: 0.")
+def all_around_one(module):
+    initialised(module)
+    if isinstance(module, LAYERS):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+@dcgan_init.wrong(
+    "The standard deviation depends on the layer's size, as in Xavier's rule; DCGAN's is 0.02 for "
+    "all layers."
+)
+def by_size(module):
+    initialised(module)
+    if isinstance(module, LAYERS):
+        nn.init.xavier_normal_(module.weight)
 
 
 # --- 5.3 ------------------------------------------------------------------------------------------
@@ -267,6 +453,40 @@ def source_moved(average, source, decay):
 @ema_update.wrong("You copy the source: the past is gone, and nothing is averaged.")
 def source_copied(average, source, decay):
     averaged(average, source, 0.0)
+
+
+@ema_update.wrong("The running mean and variance are right, and the weights stand still.")
+def statistics_only(average, source, decay):
+    averaged(average, source, decay, parameters=False)
+
+
+@ema_update.wrong(
+    "Weights that don't train (`requires_grad` is False) are left out: all floating-point numbers "
+    "of the net are averaged."
+)
+def frozen_left_out(average, source, decay):
+    frozen = [p for p in average.parameters() if not p.requires_grad]
+    before = [p.clone() for p in frozen]
+    averaged(average, source, decay)
+    for parameter, value in zip(frozen, before, strict=True):
+        parameter.copy_(value)
+
+
+@torch.no_grad()
+def added(average, source, past, new):
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.mul_(past).add_(new * source.state_dict()[name])
+
+
+@ema_update.wrong("The new value is added in full: it counts 1 − decay times.")
+def new_in_full(average, source, decay):
+    added(average, source, decay, 1)
+
+
+@ema_update.wrong("The past stays in full, so that the average grows: it counts decay times.")
+def past_in_full(average, source, decay):
+    added(average, source, 1, 1 - decay)
 
 
 # --- 5.4 ------------------------------------------------------------------------------------------
@@ -410,6 +630,43 @@ def in_eval_mode(net):
         net.train()
 
 
+@freeze.wrong(
+    "The weights are frozen. But inside the block the net is in eval mode as well, and BatchNorm "
+    "and Dropout compute something else: leave the mode alone."
+)
+@contextlib.contextmanager
+def frozen_in_eval_mode(net):
+    net.eval()
+    try:
+        with frozen(net):
+            yield
+    finally:
+        net.train()
+
+
+@freeze.wrong(
+    "Inside the block the weights still get gradients. `net.requires_grad = False`, for one, makes "
+    "a new attribute that nobody reads; each weight has its own flag."
+)
+@contextlib.contextmanager
+def nothing_frozen(net):
+    yield
+
+
+@freeze.wrong(
+    "After two nested blocks the net stays frozen: the inner one overwrites what the outer one "
+    "remembers. Each block needs a list of its own."
+)
+@contextlib.contextmanager
+def one_memory_for_all(net):
+    one_memory_for_all.flags = flags_of(net)
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        set_flags(net, one_memory_for_all.flags)
+
+
 @freeze.wrong("The net is never thawed again.")
 @contextlib.contextmanager
 def for_ever(net):
@@ -495,3 +752,24 @@ def with_gradients(G, z):
 def as_it_is(G, z):
     with torch.no_grad():
         return G(z)
+
+
+@look_at.wrong(
+    "G stays in eval mode, as in the broken program, and now the samples hang on the graph, too."
+)
+def left_in_eval_with_gradients(G, z):
+    G.eval()
+    return G(z)
+
+
+@look_at.wrong("The samples are moved from [−1, 1] to [0, 1]: return them as G makes them.")
+def made_for_showing(G, z):
+    return (and_leave(G, z) + 1) / 2
+
+
+@look_at.wrong(
+    "All is as it was. But nothing comes back: return the samples, and do so after the mode is set "
+    "back."
+)
+def nothing_returned(G, z):
+    and_leave(G, z)

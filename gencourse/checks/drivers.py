@@ -7,6 +7,7 @@ code, in the sandbox too, so they hold no answer and import nothing of the cours
 """
 
 import copy
+import math
 import tracemalloc
 
 import torch
@@ -94,17 +95,33 @@ def _small_pair(case):
     return G, make_net(case["nets"] + 1, 3, 1, torch.nn.Flatten(0), shared=True)
 
 
+def _graphs(found):
+    """0, or nan if a tensor in it hangs on its graph: whoever keeps it keeps the graph in memory.
+
+    nan, because whoever has another mistake besides is told of that one.
+    """
+    return math.nan if _hangs(found) else 0.0
+
+
+def _hangs(found):
+    if isinstance(found, (list, tuple)):
+        return any(map(_hangs, found))
+    return isinstance(found, torch.Tensor) and found.requires_grad
+
+
 def gan_step(answer, case):
-    """What each of some steps returned, each on its own batch."""
+    """What some steps returned, each on its own batch, or only whether graphs hang on it."""
     G, D = _small_pair(case)
     options = {"lr": case["rate"], "momentum": case["momentum"]}
     g_opt, d_opt = (torch.optim.SGD(net.parameters(), **options) for net in (G, D))
     batches = zip(case["x_real"], case["z"], strict=True)
-    return [answer(G, D, g_opt, d_opt, x_real, z) for x_real, z in batches]
+    found = [answer(G, D, g_opt, d_opt, x_real, z) for x_real, z in batches]
+    return _graphs(found) if "graphs" in case else found
 
 
 def train_pair(answer, case):
-    return answer(*_small_pair(case), case["x_real"], case["z"], case["rate"])
+    found = answer(*_small_pair(case), case["x_real"], case["z"], case["rate"])
+    return _graphs(found) if "graphs" in case else found
 
 
 # --- chapter 05 -----------------------------------------------------------------------------------
@@ -120,7 +137,8 @@ def _layer(kind):
     sizes = {"Conv2d": (64, 128, 4), "ConvTranspose2d": (128, 64, 4), "Linear": (128, 512),
              "BatchNorm2d": (20_000,), "BatchNorm1d": (20_000,), "BatchNorm3d": (500,), "PReLU": (),
              "Embedding": (500, 20), "LayerNorm": ((50, 20),), "GroupNorm": (2, 500),
-             "RMSNorm": (500,)}  # fmt: skip
+             "RMSNorm": (500,), "InstanceNorm2d": (500, 1e-5, 0.1, True),
+             "Bilinear": (20, 20, 25)}  # fmt: skip
     return getattr(torch.nn, name)(*sizes[name], **options)
 
 
@@ -209,8 +227,7 @@ def look_at(answer, case):
             for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.sub_(slope, alpha=0.1)
         samples.append(answer(G, case["z"]))
-    attached = any(isinstance(x, torch.Tensor) and x.requires_grad for x in samples)
-    return {"samples": samples, "attached": attached}
+    return {"samples": samples, "attached": _hangs(samples)}
 
 
 # --- chapter 06 -----------------------------------------------------------------------------------
@@ -224,13 +241,19 @@ def _critic(seed, size, **options):
 
 
 def gradient_penalty(answer, case):
-    """The penalty, and what it teaches the critic: the gradient in each of its weights."""
+    """The penalty, and what it teaches the critic: the gradient in each of its weights.
+
+    Where x_fake has a history, as if it came from a generator: whether anything reaches that.
+    """
     critic = _critic(case["net"], case["x_real"][0].numel(), shared=True)
     if case["flat"]:
         torch.nn.init.zeros_(critic[-2].weight)
-    penalty = answer(critic, case["x_real"], case["x_fake"], case["epsilon"])
+    x_fake = case["x_fake"].requires_grad_(case["history"])
+    penalty = answer(critic, case["x_real"], x_fake, case["epsilon"])
     if penalty is None:
         return None
+    if case["history"]:
+        return _reaches(penalty, x_fake)
     for parameter in critic.parameters():
         parameter.grad = torch.zeros_like(parameter)
     if isinstance(penalty, torch.Tensor) and penalty.requires_grad and not penalty.dim():
@@ -239,8 +262,16 @@ def gradient_penalty(answer, case):
     return {"penalty": penalty, "gradients": gradients}
 
 
+def _reaches(penalty, x):
+    """0, or nan if a gradient of the penalty arrives in x; nan as in `_graphs`."""
+    if not isinstance(penalty, torch.Tensor) or not penalty.requires_grad:
+        return 0.0
+    (found,) = torch.autograd.grad(penalty.sum(), x, allow_unused=True)
+    return 0.0 if found is None else math.nan
+
+
 def wgan_round(answer, case):
-    """Two rounds. The penalty is a simple one, for this test alone."""
+    """Some rounds. The penalty is a simple one, for this test alone."""
     batch, z_dim = case["z"].shape[2:]
     G = make_net(case["nets"], z_dim, 2, batch_norm=batch > 1, frozen=True)
     critic = _critic(case["nets"] + 1, 2)
@@ -255,11 +286,12 @@ def wgan_round(answer, case):
 
 
 def clipped_step(answer, case):
-    """The scores of three steps."""
+    """The scores of three steps, or whether graphs hang on them."""
     critic = _critic(case["net"], 2, shared=True)
     optimizer = torch.optim.SGD(critic.parameters(), lr=0.2)
     batches = zip(case["x_real"], case["x_fake"], strict=True)
-    return [answer(critic, optimizer, x, x_fake, case["clip"]) for x, x_fake in batches]
+    found = [answer(critic, optimizer, x, x_fake, case["clip"]) for x, x_fake in batches]
+    return _graphs(found) if "graphs" in case else found
 
 
 # --- chapter 07 -----------------------------------------------------------------------------------

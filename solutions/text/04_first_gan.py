@@ -105,8 +105,8 @@ for logit in (0.0, 2.2, 10.0):
 # - \mathbb E_q\big[\beta\log D + (1 - \beta)\log(1 - D)\big].$$
 #
 # Derive the best $D$, point by point, as chapter 02 did for $\alpha = 1$, $\beta = 0$. `p`, `q`:
-# densities at the same points, two tensors (…), never both 0; `real_target` $\alpha$,
-# `fake_target` $\beta$: numbers. Return $D^*$, (…).
+# densities at the same points, two tensors (…), never both 0, though far out both may be as small
+# as 1e-30; `real_target` $\alpha$, `fake_target` $\beta$: numbers. Return $D^*$, (…).
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -216,7 +216,9 @@ plot.show(fig, alt="A real zero; the average digit, a blur; the median, as shape
 #
 # `G`: `z` (B, Z) → pictures; `D`: pictures → logits (B,); `g_opt`, `d_opt`: an optimizer of each
 # one's weights; `x_real`: (B, …). The weights change in place. Return the pair ($L_D$, $L_G$), each
-# as it was before its own step. The check compares all weights after several steps.
+# as it was before its own step: two numbers, or tensors *without their graphs*, so that whoever
+# keeps the losses of a long training doesn't keep its graphs in memory. The check compares all
+# weights after several steps.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -358,7 +360,7 @@ draw_training(broken_training, "L_D settles above 2 log 2 and L_G below log 2, b
 # %% [markdown]
 # Write the mended training, `train_pair`, with the same arguments and the same SGD (no momentum).
 # In each turn exactly one net may move, on the gradient of its own loss of this turn alone. Return
-# the two lists of losses, as numbers.
+# the two lists of losses, as numbers: a loss with its graph would keep every step in memory.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>

@@ -67,7 +67,7 @@ def make_critic(width=64):
 # No loss and no single sample shows a collapse: one has to count. Chapter 06 has two numbers for
 # it; a third says how *evenly* the modes are visited.
 #
-# A sample is **on** its nearest centre if that is within `radius`, else on no mode. A mode is
+# A sample is **on** its nearest centre if that is at most `radius` away, else on no mode. A mode is
 # **covered** if `least` samples or more are on it. With $s_k$ the share of mode $k$ among the
 # samples on a mode,
 #
@@ -129,8 +129,9 @@ for name, x in clouds.items():
 #
 # `critic`: a function (B, …) → (B,) that treats each sample by itself; `x_real`, `x_fake`: (B, …)
 # of one shape, points or pictures; `epsilon`: (B,), one number per sample, drawn outside. Return a
-# scalar, *differentiable in the critic's weights*: the check looks at their gradients. The norm
-# runs over all dimensions of one sample.
+# scalar, *differentiable in the critic's weights*: the check looks at their gradients. `x_fake` may
+# come straight from a generator, and nothing of the penalty may reach that: $\hat x$ is a place
+# and no more. The norm runs over all dimensions of one sample.
 
 # %% [markdown]
 # Before you run it: for the linear critic $C(x) = w^\top x$, what is the penalty? Does it depend on
@@ -373,7 +374,7 @@ show_scores(broken_clipped_step, "The broken critic's score rises at first, then
 #
 # Write the mended step. `critic`: a net (B, 2) → (B,); `optimizer`: of its weights; `x_real`,
 # `x_fake`: (B, 2); `clip`: $c > 0$. Afterwards **all** parameters, biases too, lie in $[-c, c]$.
-# Return the score from before the step, as a number.
+# Return the score from before the step, as a number, without its graph.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
