@@ -662,6 +662,16 @@ SHOULD = {
 }  # fmt: skip
 
 
+# What was said when a set was asked for the first time, where that is not what it says now:
+# the doctor was changed for these. Each set was made after the changes for the one before.
+AT_FIRST = {
+    "64 pixels": "healthy",
+    "points on a ring": "healthy",
+    "64 pixels of colour": COLLAPSE,
+    "D four times as fast": "learning rate too high",
+}
+
+
 def trained(name, make, folder):
     """The folder of a run, or the Run that has none; trained unless it is there."""
     out = folder / "".join(c if c.isalnum() else "_" for c in name)
@@ -678,6 +688,10 @@ def trained(name, make, folder):
     return out
 
 
+def right(said, kind):
+    return set(said.split(" + ")) <= set(SHOULD[kind])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/doctor"), help="folder of the runs")
@@ -690,17 +704,20 @@ def main():
                 continue
             run = trained(kind, make, options.runs)
             history = run.history if isinstance(run, Run) else read_history(run)
-            said = doctor(run).names
+            said = " + ".join(doctor(run).names)
+            at_first = AT_FIRST.get(kind, said)
             rows.append({
                 "set": held_out, "run": kind, "steps": int(history.get("step", [0])[-1]),
-                "said": " + ".join(said), "should have said": " or ".join(SHOULD[kind]),
-                "right": set(said) <= set(SHOULD[kind]),
+                "said at first": at_first, "says now": said,
+                "should say": " or ".join(SHOULD[kind]),
+                "right at first": right(at_first, kind), "right now": right(said, kind),
             })  # fmt: skip
-            print(f"{kind}: {rows[-1]['said']}", flush=True)
+            print(f"{kind}: {said}", flush=True)
     print(report.table(rows))
     for held_out in SETS:
-        right = [row["right"] for row in rows if row["set"] == held_out]
-        print(f"{held_out} set: {sum(right)} of {len(right)} right")
+        of_set = [row for row in rows if row["set"] == held_out]
+        first, now = (sum(row[f"right {when}"] for row in of_set) for when in ("at first", "now"))
+        print(f"{held_out} set: {first} of {len(of_set)} right at first, {now} now")
     if not options.only:
         print(report.save("doctor", rows))
 

@@ -31,9 +31,9 @@ SATURATED = 0.97  # mean D(x) − D(G(z)) at the end: healthy 0.1 to 0.4, ill ab
 NEVER_WRONG = 0.01  # a d_loss ≥ 0 at the end: a D(x) of 0.995, or 0.93 with least squares
 AHEAD = 0.005  # the most of D(x) − D(G(z)) in any fifth that is chance; healthy ones have 0.1
 ROUNDING = 1e-7  # what float32 can't tell from 0, beside 1; healthy gradients are longer than 0.01
-# d_loss, over an undecided D's, that a healthy D meets in no more than this share of its steps. Of
-# small batches so many pictures are averaged, since the mean of two leaps by chance.
-LEAP, LEAPS, ENOUGH = 2.5, 0.005, 32
+# d_loss, over an undecided D's, that a healthy D meets in less than this share of its steps (3 of
+# 500 in its youth). Of small batches so many pictures are averaged: the mean of two leaps by chance.
+LEAP, LEAPS, ENOUGH = 2.5, 0.01, 32
 BLOWN_UP = 50  # [nats]: −log D(G(z)) of a D that is sure to 22 digits; healthy ones end below 2
 UNHELD = 10_000  # a critic of slope 1 scores no two pictures 2·√pixels apart (64² in colour: 222)
 # Diversity of the samples, over that of the real: at the end healthy 0.83 to 1.1, a young dense GAN

@@ -317,6 +317,14 @@ def test_batches_of_two_leap_by_chance(tmp_path):
         assert doctor(r).names == [name]
 
 
+def test_leaps_are_counted_by_the_hundred():
+    fair = {k: v * 5 for k, v in FAIR.items()} | {"step": list(range(1, 1001))}
+    for leaps, name in ((9, "healthy"), (10, "learning rate too high")):
+        values = [1.2] * (1000 - leaps) + [4.0] * leaps
+        assert doctor(fair | {"d_loss": values[::-1]}).names == ["healthy"]  # it begins high
+        assert doctor(fair | {"d_loss": values}).names == [name]
+
+
 def test_steps_are_counted_not_rows():
     def every(n, rows, fair=FAIR):
         return {k: v[-rows:] for k, v in fair.items()} | {
