@@ -1,6 +1,6 @@
 """The doctor on runs of kinds that its thresholds were not set on: said, should have said.
 
-    python benchmarks/doctor.py                # trains those that are not there yet: 8 minutes
+    python benchmarks/doctor.py                # trains those that are not there yet: 15 minutes
     python benchmarks/doctor.py --only "hinge" "ten pictures"
 
 Every run is a short training as a learner would write it, with `Run`, and logs what a learner would

@@ -31,8 +31,8 @@ SATURATED = 0.97  # mean D(x) − D(G(z)) at the end: healthy 0.1 to 0.4, ill ab
 NEVER_WRONG = 0.01  # a d_loss ≥ 0 at the end: a D(x) of 0.995, or 0.93 with least squares
 AHEAD = 0.005  # the most of D(x) − D(G(z)) in any fifth that is chance; healthy ones have 0.1
 ROUNDING = 1e-7  # what float32 can't tell from 0, beside 1; healthy gradients are longer than 0.01
-# d_loss, over an undecided D's, that a healthy D meets in less than this share of its steps (3 of
-# 500 in its youth). Of small batches so many pictures are averaged: the mean of two leaps by chance.
+# d_loss, over an undecided D's, that a healthy D meets in less than this share of its steps (up to
+# 3 of 500). Of small batches so many pictures are averaged, since the mean of two leaps by chance.
 LEAP, LEAPS, ENOUGH = 2.5, 0.01, 32
 BLOWN_UP = 50  # [nats]: −log D(G(z)) of a D that is sure to 22 digits; healthy ones end below 2
 UNHELD = 10_000  # a critic of slope 1 scores no two pictures 2·√pixels apart (64² in colour: 222)
@@ -206,9 +206,8 @@ def _finding(record, kind, name, numbers, advice=None):
     lower = f"{min(lr / 10, 1e-3):.1g} instead of {lr:g}" if lr else "a tenth of yours"
     lower = f"a learning rate of {lower}, in a new folder."
     weigh = "" if beta in (None, 1) else f"β = 1 instead of {beta:g}; "
-    before = _shown({k: v[-1] for k, v in record.history.items() if v and k != "step"})
-    failure = record.failure or {}
-    evidence = meaning.format(shown=_shown(numbers), before=before or "there is none", **failure)
+    before = _shown({k: v[-1] for k, v in record.history.items() if v and k != "step"}) or "none"
+    evidence = meaning.format(shown=_shown(numbers), before=before, **(record.failure or {}))
     advice = (advice or usual_advice).format(lower=lower, weigh=weigh)
     chapter, section = (vae if kind == "VAE" else gan).split()
     return Finding(name, numbers, evidence, advice, f"chapters/{chapter}.ipynb, section {section}")
@@ -362,9 +361,9 @@ def _codes(record, jumped):
     enough = min(SILENT, math.log(pictures) / 2)  # three pictures need no more than log 3
     if kl >= enough and not active < 1:
         first, end = nll[0] + h["kl"][0], record.fifths("nll")[-1] + kl  # −ELBO
-        unpaid = untrained and end > first + LEARNED * abs(first)  # which nan is not
-        bill = {"nll + KL": end, "at first": first, "KL": kl}
-        return [("codes off the prior", bill)] if unpaid else []
+        if untrained and end > first + LEARNED * abs(first):  # which nan is not
+            return [("codes off the prior", {"nll + KL": end, "first": first, "KL": kl})]
+        return []
     if kl < -NOTHING or (max(map(abs, nll)) < MEAN and not active < 1):
         return [(UNSURE, numbers, "log nll and kl as sums [nats per picture], unweighted.")]
     first, end = h["loss"][0], record.fifths("loss")[-1]
@@ -473,9 +472,9 @@ def _last_sheet(folder, settings):
             sheet = sheet[:, 2:, 2:] / 127.5 - 1  # a border of 2 on all sides and between pictures
             side = sheet.shape[2] // 8 - 2
             channels, height, width = map(int, settings.get("shape", [3, side, side]))
-            # (3, h, w) → (3, rows, H, 8, W) → (N, C, H, W)
-            cells = sheet.unflatten(2, (-1, width + 2)).unflatten(1, (-1, height + 2))
-            cells = cells[:channels, :, :height, :, :width].permute(1, 3, 0, 2, 4).flatten(0, 1)
+            rows = sheet.unflatten(1, (-1, height + 2))[:channels, :, :height]  # (C, R, H, w)
+            cells = rows.unflatten(3, (-1, width + 2))[..., :width]  # (C, R, H, 8, W)
+            cells = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)  # (N, C, H, W)
             drawn = [i for i, x in enumerate(cells) if (x > -1).any()]  # the last row may lack some
             return cells[: max(drawn, default=len(cells)) + 1]
     return None
