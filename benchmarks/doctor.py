@@ -662,13 +662,15 @@ SHOULD = {
 }  # fmt: skip
 
 
-# What was said when a set was asked for the first time, where that is not what it says now:
-# the doctor was changed for these. Each set was made after the changes for the one before.
+# What was said when a set was asked for the first time, where that is not what is said now: the
+# doctor was changed for those that are wrong. Each set is newer than the changes for the last one.
 AT_FIRST = {
     "64 pixels": "healthy",
     "points on a ring": "healthy",
+    "points, harsh rates": "learning rate too high + generator collapsed",
     "64 pixels of colour": COLLAPSE,
     "D four times as fast": "learning rate too high",
+    "not shuffled": "learning rate too high + generator collapsed",
 }
 
 
