@@ -437,13 +437,6 @@ def test_what_is_no_run(tmp_path):
     little(tmp_path / "other", loss=[1.0] * 60, accuracy=[0.5] * 60)
     with pytest.raises(UserError, match="logged loss, accuracy.*d_loss and g_loss of a GAN"):
         doctor(tmp_path / "other")
-    (tmp_path / "other" / "config.json").write_text("{")
-    with pytest.raises(UserError, match="can't be read"):
-        doctor(tmp_path / "other")
-    with pytest.raises(UserError, match="no history yet"):
-        folder = tmp_path / "young"
-        little(folder, stop=3, **FAIR)
-        doctor(folder)
 
 
 def test_folders_that_are_damaged(tmp_path):
