@@ -263,6 +263,8 @@ CASES = [
      "can't tell"),
     (FAIR, {"d_loss": [5.0] * 20 + [-10.0] * 180, "g_loss": [-72.0] * 200} | SCORES, "can't tell"),
     (FAIR, {"d_loss": [0.5] * 200, "g_loss": [-1.0, 1.0] * 100} | SCORES, "can't tell"),  # hinge
+    (FAIR, {"d_loss": [0.5] * 196 + [4.9] * 4} | SCORES, "can't tell"),
+    (FAIR, {"d_loss": [0.5] * 196 + [5.1] * 4} | SCORES, "learning rate too high"),
     (FAIR, {"d_loss": [0.05] * 200, "g_loss": [0.8] * 200, "d_real": [0.9] * 200,
             "d_fake": [0.1] * 200}, "can't tell"),  # least squares
     (FAIR, {"d_loss": [0.0] * 200, "d_grad": [0.0] * 200} | SCORES, "discriminator too strong"),
@@ -286,6 +288,8 @@ CASES = [
     (FAIR_VAE, {"kl": [-1.0] * 200}, "can't tell"),
     (FAIR_VAE, {"nll": [0.69] + [0.3] * 199, "kl": [0.02] * 200, "loss": [0.7] + [0.32] * 199},
      "can't tell"),  # means over the pixels
+    (FAIR_VAE, {"nll": [0.69] + [0.3] * 199, "kl": [0.0] * 200, "active": [0.0] * 200,
+                "loss": [0.7] + [0.32] * 199}, "posterior collapse"),  # whatever they are
     (FAIR_VAE, {"loss": None}, "healthy"),
     (FAIR_VAE, {"nll": None, "active": None}, "healthy"),
     # a density's loss begins anywhere
@@ -576,6 +580,8 @@ def test_missing_classes_are_counted(tmp_path):
         report = fair_gan(None, some, digits_of({0, 3, 7}, 256), **three)
         assert report.names == ["can't tell"] and "count images.labels" in str(report)
     assert fair_gan(None, some[:20], real, **whole).names == ["healthy"]  # too few to count
+    nothing = torch.full_like(some, float("nan"))
+    assert fair_gan(None, nothing, real, **whole).names == ["not a number"]
     colour = some.expand(-1, 3, -1, -1)
     assert fair_gan(None, colour, real, **whole).names == ["healthy"]  # the judge sees grey
 
