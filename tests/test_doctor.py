@@ -280,6 +280,7 @@ CASES = [
     (FAIR_VAE, {"kl": [2.4] * 100 + [2.2] * 100}, "KL vanishing"),
     (FAIR_VAE, {"kl": [1.0] * 160 + [1.3] * 40}, "not enough training"),
     (FAIR_VAE, {"kl": [0.09] * 200}, "posterior collapse"),
+    (FAIR_VAE, {"kl": [1e-6] * 160 + [5e-4] * 40}, "posterior collapse"),  # that is no growth
     (FAIR_VAE, {"active": [0.0] * 200, "kl": [0.2] * 200}, "posterior collapse"),
     (FAIR_VAE, {"loss": [170.0] * 160 + [165.0] * 40}, "healthy"),
     (FAIR_VAE, {"loss": [170.0] * 160 + [160.0] * 40}, "not enough training"),
@@ -297,7 +298,7 @@ CASES = [
     (FAIR_VAE, DENSITY | {"loss": [-100.0] * 50 + [90.0] + [-500.0] * 149}, "healthy"),
     (FAIR_VAE, DENSITY | {"loss": [-100.0] * 50 + [110.0] + [-500.0] * 149},
      "learning rate too high"),
-    (FAIR_VAE, DENSITY | {"loss": [100.0] + [-5.0] * 199}, "healthy"),
+    (FAIR_VAE, DENSITY | {"loss": [100.0] + [-4.0] * 159 + [-5.0] * 40}, "healthy"),
     (FAIR_VAE, DENSITY | {"loss": [0.5] + [-500.0] * 199}, "healthy"),
     (FAIR_VAE, DENSITY | {"loss": [-100.0] + [900.0] * 199}, "diverged"),
 ]  # fmt: skip
@@ -321,6 +322,13 @@ def test_batches_of_two_leap_by_chance(tmp_path):
         assert doctor(r).names == [name]
 
 
+def test_three_pictures_need_little_kl():
+    for pictures, name in ((3, "healthy"), (60_000, "KL vanishing")):
+        r = Run(settings={"pictures": pictures})
+        r.history = FAIR_VAE | {"kl": [0.8] * 200, "step": list(range(1, 201))}
+        assert doctor(r).names == [name]
+
+
 def test_leaps_are_counted_by_the_hundred():
     fair = {k: v * 5 for k, v in FAIR.items()} | {"step": list(range(1, 1001))}
     for leaps, name in ((9, "healthy"), (10, "learning rate too high")):
@@ -339,6 +347,10 @@ def test_steps_are_counted_not_rows():
     assert "10,000 steps" in doctor(every(100, 100)).title
     assert doctor(every(1, 100)).names == ["not enough training"]
     assert doctor(every(1000, 10)).names == doctor(every(100, 100, FAIR_VAE)).names == ["healthy"]
+    # a first row of step 100 is not that of a net that knows nothing
+    dear = FAIR_VAE | {"nll": [60.0] * 150 + [90.0] * 50}
+    assert doctor(every(100, 100, dear)).names == ["healthy"]
+    assert doctor(every(2, 100, dear)).names == ["codes off the prior"]
     few = doctor(every(1000, 9))
     assert few.names == ["can't tell"] and few.findings[0].numbers == {"rows": 9, "steps": 9000}
     assert "steps 123,450:" in str(doctor(every(24_690, 5)))
