@@ -347,13 +347,13 @@ def _vae(record):
     if peak > ceiling:
         step = int(h["step"][loss.index(peak)])
         found = [(TOO_HIGH, {"highest loss": peak, "at step": step, "first": first})]
-    found += _too_little(record) or _codes(record, bool(found))
+    found += _too_little(record) or _codes(record)
     if not found and before - end > STILL_FALLING * max(abs(end), fall):
         found = [(SHORTAGE, {"loss a fifth of the run ago": before, "now": end})]
     return found
 
 
-def _codes(record, jumped):
+def _codes(record):
     """z says too little, for one reason or another, or more than it is worth."""
     h, (*_, before, kl), active = record.history, record.fifths("kl"), record.fifths("active")[-1]
     numbers, nll = record.ends("nll", "kl", "active"), h.get("nll", [math.inf])
@@ -369,7 +369,7 @@ def _codes(record, jumped):
     first, end = h["loss"][0], record.fifths("loss")[-1]
     if untrained and first - end < LEARNED * abs(first):
         return [("learns nothing", {"first loss": first, "loss": end} | numbers)]
-    if max(GROWING * before, NOTHING) < kl < enough and not jumped:
+    if max(GROWING * before, NOTHING) < kl < enough:
         return [(SHORTAGE, {"KL a fifth of the run ago": before, "now": kl})]
     if active < 1 or kl < DEAD:
         return [("posterior collapse", numbers)]

@@ -254,6 +254,8 @@ CASES = [
     (FAIR, {"g_grad": [0.0] * 200}, "learns nothing"),
     (FAIR, {"g_grad": [0.0] * 200, "d_real": [1.0] * 200, "d_fake": [0.0] * 200},
      "learns nothing"),  # the cause, not that D then wins
+    (FAIR, {"g_grad": [0.0] * 200, "d_loss": [1e-9] * 200}, "learns nothing"),
+    (FAIR, {"g_grad": [1.0] * 100 + [0.0] * 100}, "learns nothing"),
     (FAIR, {"g_grad": [1.0] * 100 + [0.0] * 100, "d_real": [1.0] * 200, "d_fake": [0.0] * 200,
             "d_loss": [1e-9] * 200}, "discriminator too strong"),
     (FAIR, {"d_loss": [1.3863] * 200, "d_real": None, "d_fake": None}, "learns nothing"),
