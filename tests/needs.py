@@ -31,6 +31,16 @@ def bubblewrap_works():
     return shutil.which("bwrap") and not subprocess.run(nothing, capture_output=True).returncode
 
 
+def tasks_are_counted():
+    """By the kernel, for a sandbox of this user: see sandbox.cgroup."""
+    if os.geteuid():
+        return True
+    from gencourse.classroom import sandbox  # which needs torch
+
+    group = sandbox.cgroup("gencourse-needs", 64)
+    return group and not group.rmdir()
+
+
 def cuda():
     import torch
 
@@ -59,6 +69,9 @@ SYSTEM = {
     "full_disk": Need(lambda: os.path.exists("/dev/full"), "no /dev/full (use Linux)"),
     "warm_server": Need(lambda: "GENCOURSE_TEST_SERVER" in os.environ, "fresh Python (use Linux)"),
     "seccomp": Need(seccomp.filter, "no filter of system calls (use Linux on x86-64 or ARM)"),
+    "counted_tasks": Need(
+        tasks_are_counted, "root's processes are not counted (run as an ordinary user)", False
+    ),
     "no_cuda": Need(lambda: not cuda(), "a CUDA device (CUDA_VISIBLE_DEVICES= pytest …)"),
 }
 NEEDS = INSTALLED | SYSTEM

@@ -93,13 +93,27 @@ def test_a_blank_answer_is_told_so(exercise):
 
 def test_an_exercise_has_its_sentences(exercise):
     assert exercise.level in core.POINTS and exercise.minutes > 0
-    assert len(exercise.wrongs) >= 3, "three mistakes that people really make"
+    assert len(exercise.wrongs) >= 5, "five mistakes that people really make"
     sentences = [w.sentence for w in exercise.wrongs]
     assert len(set(sentences)) == len(sentences)
     assert len({w.name for w in exercise.wrongs} - {"blank"}) == len(sentences)
     for sentence in (*sentences, exercise.tests, exercise.hint):
         assert sentence == " ".join(sentence.split()), sentence
         assert sentence.endswith((".", "?") if sentence == exercise.hint else "."), sentence
+
+
+@pytest.mark.parametrize("name", ["kl", "kernel_distance", "density_coverage", "sharpness",
+                                  "energy_distance", "held_out_accuracy"])  # fmt: skip
+def test_a_result_kept_for_the_next_inputs_of_its_shape_is_wrong(name):
+    exercise, kept = core.exercises()[name], {}
+
+    def lazy(*given):
+        shapes = tuple(getattr(x, "shape", x) for x in given)
+        if shapes not in kept:
+            kept[shapes] = exercise.right(*given)
+        return kept[shapes]
+
+    assert not exercise.judge(exercise.outcomes(lazy, 0), 0).passed
 
 
 def test_the_inputs_come_from_the_seed_and_travel(exercise):

@@ -92,9 +92,13 @@ class Exercise:
         return add
 
     def inputs(self, seed):
-        """The cases of a seed, the same for everyone who is asked with it."""
+        """The cases of a seed, the same for everyone who is asked with it.
+
+        The first one is drawn again at the end: what an answer has kept of it is of no use there.
+        """
         with watch.known():
-            return self.draw(torch.Generator().manual_seed(seed))
+            cases, again = (self.draw(torch.Generator().manual_seed(s)) for s in (seed, ~seed))
+            return [*cases, again[0]]
 
     def outcomes(self, answer, seed):
         """What an answer does with every case of a seed."""

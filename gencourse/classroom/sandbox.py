@@ -78,6 +78,26 @@ def course(folder):
     (inside / "__init__.py").write_text(NO_CHECK, encoding="utf-8")
 
 
+def cgroup(name, most):
+    """A new cgroup, in which the kernel lets so many tasks start, or None where it can't be had.
+
+    For root, whom no other limit of tasks binds.
+    """
+    if os.geteuid():
+        return None
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, own = line.split(":", 2)
+            group = Path(f"/sys/fs/cgroup/{controllers}{own}", name)
+            if controllers in ("pids", ""):  # of version 1 or 2
+                group.mkdir()
+                if (group / "pids.max").exists():
+                    (group / "pids.max").write_text(str(most))
+                    return group
+                group.rmdir()
+    return None
+
+
 class Room:
     """How sandboxes are built on this machine.
 
@@ -186,22 +206,6 @@ class Room:
             command += ["--setenv", name, value]
         return command
 
-    def cgroup(self, name):
-        """A new cgroup called `name` for root, whom no other limit of tasks binds, or None."""
-        if self.kind != "bubblewrap" or os.geteuid():
-            return None
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-                _, controllers, own = line.split(":", 2)
-                group = Path(f"/sys/fs/cgroup/{controllers}{own}", name)
-                if controllers in ("pids", ""):  # of version 1 or 2
-                    group.mkdir()
-                    if (group / "pids.max").exists():
-                        (group / "pids.max").write_text(str(tasks(self.limits)))
-                        return group
-                    group.rmdir()
-        return None
-
     def open(self, wanted):
         """Start a sandbox for one notebook, whose answers have the names `wanted`."""
         return Sandbox(self, wanted)
@@ -218,7 +222,9 @@ class Sandbox:
         if room.kind == "none":
             for key in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "GENCOURSE_RUNS"):
                 environment[key] = tempfile.gettempdir()
-        command, self.cgroup = [], room.cgroup(self.name)
+        command, self.cgroup = [], None
+        if room.kind == "bubblewrap":
+            self.cgroup = cgroup(self.name, tasks(self.limits))
         if self.cgroup:  # whatever is started from there is counted
             procs = str(self.cgroup / "cgroup.procs")
             command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', procs]
