@@ -573,8 +573,8 @@ float16_step = Exercise(
     "float16_step",
     level="core",
     minutes=30,
-    tests="ordinary and tiny gradients, large ones that just fit, some that overflow to inf, in "
-    "one tensor only, and nan.",
+    tests="ordinary and tiny gradients, large ones that just fit, some that overflow to inf or "
+    "−inf, in one tensor only, and nan; scales from 1 on.",
     hint="Three precisions meet: float16 weights, float32 gradients, and who adds what to whom?",
     dtype=True,
     rtol=2e-5,
@@ -583,7 +583,10 @@ float16_step = Exercise(
 
 @float16_step.cases
 def losses(rng):
-    """Linear models with two inputs; `size` makes gradients small, `reach` the second's large."""
+    """Linear models with two inputs; `size` makes gradients small, `reach` the second's large.
+
+    A reach below 0 makes them overflow to −inf, in the first tensor.
+    """
     found = []
     for batch, widths, size, reach, scale in [
         (4, (3, 5), 1.0, 1.0, 128.0),  # nothing special
@@ -591,25 +594,28 @@ def losses(rng):
         (1, (9, 3), 3e-7, 1.0, 2.0**16),
         (1, (4, 3), 1.0, 2.0**12, 512.0),  # inf in the second tensor
         (2, (3, 4), 1.0, 2.0**12, 512.0),  # inf - inf = nan there
+        (1, (4, 3), 1.0, -(2.0**12), 1.0),  # -inf in the first, with a scale that is small already
         (2, (3, 2), 1.0, 1.0, 2.0**20),  # everything overflows
         (1, (8, 7), 1.0, 1.0, None),  # all just below the largest float16, their sum beyond it
     ]:
         x = [normals(rng, batch, n, dtype=torch.float32) for n in widths]
         signs = torch.tensor([1.0, -1.0]).repeat(batch)[:batch, None]
-        if reach > 1:  # rows that are each other's opposite, far from 0 in every place
+        if abs(reach) > 1:  # rows that are each other's opposite, far from 0 in every place
             x[0] = x[0] / 8
             x[1] = signs * reach * (0.5 + x[1][:1].abs())
-            x[1][:, 0] = 0.25  # one place of the tensor stays finite
+            x[1][:, len(found) - 3] = 0.25  # one place stays finite, each time another
         weights = [normals(rng, n, dtype=torch.float32) for n in widths]
-        if reach > 1:
+        if abs(reach) > 1:
             weights[1] = weights[1] / reach
         y = normals(rng, batch, dtype=torch.float32) - 30  # far below: all errors are positive
         if scale is None:
             x = [1 + v.abs().clamp(max=2) / 20 for v in x]
             error = sum((v * w).sum() for v, w in zip(x, weights, strict=True)) - y
             scale = 2.0 ** math.floor(math.log2(60_000 / (2.2 * error.item())))
+        if reach < 0:
+            x, weights = x[::-1], weights[::-1]
         found.append({"weights": weights, "x": [v.half() for v in x], "y": y, "size": size,
-                      "scale": scale, "lr": 0.05 / size / reach})  # fmt: skip
+                      "scale": scale, "lr": 0.05 / size / abs(reach)})  # fmt: skip
     return found
 
 
@@ -764,6 +770,29 @@ def only_nan_seen(weights, loss_of, scale, lr):
 def only_inf_seen(weights, loss_of, scale, lr):
     new, found, _ = scaled(weights, loss_of, scale, lr)
     return kept_or_taken(weights, new, not any(g.isinf().any() for g in found), scale)
+
+
+@float16_step.wrong(
+    "You look at the first tensor alone; one number that isn't finite in *any* of them is enough."
+)
+def first_tensor_alone(weights, loss_of, scale, lr):
+    new, found, _ = scaled(weights, loss_of, scale, lr)
+    return kept_or_taken(weights, new, found[0].isfinite().all(), scale)
+
+
+@float16_step.wrong(
+    "You look at one number of each tensor, say the first or the smallest; ask for every one: "
+    "`.all()`."
+)
+def first_numbers_alone(weights, loss_of, scale, lr):
+    new, found, _ = scaled(weights, loss_of, scale, lr)
+    return kept_or_taken(weights, new, all(g[0].isfinite() for g in found), scale)
+
+
+@float16_step.wrong("`any` is content with one finite number; all of them must be: `.all()`.")
+def any_for_all(weights, loss_of, scale, lr):
+    new, found, _ = scaled(weights, loss_of, scale, lr)
+    return kept_or_taken(weights, new, all(g.isfinite().any() for g in found), scale)
 
 
 @float16_step.wrong(

@@ -272,11 +272,26 @@ HALF_WRONG = {
         where(lambda low, slopes, loss: all(g.sum().isfinite() for g in slopes)), "sum or norm"),
     "the norm in float16": (
         where(lambda low, slopes, loss: all(g.norm().isfinite() for g in slopes)), "sum or norm"),
-    "the first tensor alone": (where(lambda low, slopes, loss: slopes[0].isfinite().all()), ""),
+    "the first tensor alone": (where(lambda low, slopes, loss: slopes[0].isfinite().all()),
+                               "the first tensor alone"),
+    "the last tensor alone": (where(lambda low, slopes, loss: slopes[-1].isfinite().all()), ""),
     "the first numbers alone": (
-        where(lambda low, slopes, loss: all(g[0].isfinite() for g in slopes)), ""),
+        where(lambda low, slopes, loss: all(g[0].isfinite() for g in slopes)),
+        "one number of each tensor"),
+    "the last numbers alone": (
+        where(lambda low, slopes, loss: all(g[-1].isfinite() for g in slopes)), ""),
+    "the largest alone": (
+        where(lambda low, slopes, loss: all(g.max().isfinite() for g in slopes)), ""),
+    "the smallest alone": (
+        where(lambda low, slopes, loss: all(g.min().isfinite() for g in slopes)), ""),
+    "half the scale, a whole number": (
+        lambda weights, loss_of, scale, lr: (lambda new, after: (
+            new, after if after == scale else scale // 2))(
+                *by_backward(weights, loss_of, scale, lr)), ""),
+    "a scale of 1 at least": (
+        lambda *given: (lambda new, after: (new, max(1.0, after)))(*by_backward(*given)), ""),
     "any for all": (
-        where(lambda low, slopes, loss: all(g.isfinite().any() for g in slopes)), ""),
+        where(lambda low, slopes, loss: all(g.isfinite().any() for g in slopes)), "`any`"),
     "the largest allowed is 10,000": (
         where(lambda low, slopes, loss: all(g.abs().max() < 1e4 for g in slopes)), ""),
     "float16 weights": (
