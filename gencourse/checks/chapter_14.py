@@ -17,8 +17,8 @@ mended_stopwatch = Exercise(
     "mended_stopwatch",
     level="warm-up",
     minutes=15,
-    tests="slow first calls that queue up as well, work that already waits, a hiccup; short and "
-    "long calls.",
+    tests="first calls that queue up as well, slow or fast, work that already waits, a hiccup; "
+    "short and long calls, and how many of them.",
     hint="Make a table of who does what when: your program, and the device that it only asks.",
     rtol=1e-6,
     atol=1e-9,
@@ -27,11 +27,15 @@ mended_stopwatch = Exercise(
 
 @mended_stopwatch.cases
 def devices(rng):
-    """Times of the calls in seconds; the first timed one is the fastest, the second the hiccup."""
+    """Times of the calls in seconds; the first timed one is the fastest, the second the hiccup.
+
+    The calls of the warm-up are slow, but in the last case: that device gets too hot.
+    """
     found = []
-    for repeats, warm_up, scale, launch, queued in [
-        (5, 2, 1e-3, 1e-5, 3e-3), (3, 1, 2e-5, 5e-5, 0.0), (7, 3, 0.1, 1e-4, 0.3),
-        (1, 0, 1e-3, 1e-5, 0.0), (5, 0, 3e-3, 2e-5, 4e-3), (3, 4, 1e-2, 1e-5, 1.0),
+    for repeats, warm_up, scale, launch, queued, slow in [
+        (5, 2, 1e-3, 1e-5, 3e-3, 1), (3, 1, 2e-5, 5e-5, 0.0, 1), (7, 3, 0.1, 1e-4, 0.3, 1),
+        (1, 0, 1e-3, 1e-5, 2e-3, 1), (5, 0, 3e-3, 2e-5, 0.1, 1), (3, 4, 1e-2, 1e-5, 1.0, 1),
+        (5, 3, 1e-2, 1e-5, 0.5, 1e-2),
     ]:  # fmt: skip
         drawn = (torch.rand(repeats, generator=rng, dtype=torch.float64) + 0.1).cumsum(0)
         fastest, *others = (scale * (0.3 + drawn)).tolist()
@@ -39,7 +43,7 @@ def devices(rng):
         others = [others[i] for i in order]
         if others:
             others[0] = 30 * max(others)
-        first = (scale * (9 + 5 * torch.rand(warm_up, generator=rng))).tolist()
+        first = (slow * scale * (9 + 5 * torch.rand(warm_up, generator=rng))).tolist()
         found.append({"seconds": [*first, fastest, *others], "launch": launch, "queued": queued,
                       "warm_up": warm_up, "repeats": repeats})  # fmt: skip
     return found
@@ -148,6 +152,15 @@ def one_timing_less(work, clock, synchronise, warm_up, repeats):
 @mended_stopwatch.wrong("You time one call too many: `repeats` of them count.")
 def one_timing_more(work, clock, synchronise, warm_up, repeats):
     return stopwatch(work, clock, synchronise, warm_up, repeats + 1)
+
+
+@mended_stopwatch.wrong(
+    "The time is right, but you call `work` once more than asked: `warm_up` times, then `repeats`."
+)
+def one_call_more(work, clock, synchronise, warm_up, repeats):
+    found = stopwatch(work, clock, synchronise, warm_up, repeats)
+    work()
+    return found
 
 
 @mended_stopwatch.wrong("No work is handed over between your two looks at the clock.")

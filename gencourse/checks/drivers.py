@@ -476,7 +476,10 @@ def _numbers(values):
 
 
 def mended_stopwatch(answer, case):
-    """The seconds a call is said to take on a device that pretends: exact, and alike anywhere."""
+    """The seconds a call is said to take on a device that pretends: exact, and alike anywhere.
+
+    And how many calls there were.
+    """
     now, busy_until, called, looked = 0.0, case["queued"], 0, False
 
     def work():
@@ -498,7 +501,9 @@ def mended_stopwatch(answer, case):
         now = max(now, busy_until)
 
     found = _number(answer(work, clock, synchronise, case["warm_up"], case["repeats"]))
-    return found if looked or not isinstance(found, float) else "nobody has looked at `clock`"
+    if not isinstance(found, (int, float)):
+        return found
+    return {"seconds": found if looked else "nobody has looked at `clock`", "calls": called}
 
 
 def conv_floor(answer, case):

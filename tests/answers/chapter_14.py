@@ -97,6 +97,18 @@ def by_the_wall(work, clock, synchronise, warm_up, repeats):
     return statistics.median(timings(work, time.monotonic, synchronise, warm_up, repeats))
 
 
+def waits_in_the_warm_up(work, clock, synchronise, warm_up, repeats):
+    for _ in range(warm_up):
+        work()
+        synchronise()
+    return waits()(work, clock, synchronise, 0, repeats)
+
+
+def the_slowest_for_the_warm_up(work, clock, synchronise, warm_up, repeats):
+    found = sorted(timings(work, clock, synchronise, 0, warm_up + repeats))
+    return found[:repeats][repeats // 2]
+
+
 STOPWATCH_RIGHT = {
     "the middle of the sorted": of_timings(lambda t: sorted(t)[len(t) // 2]),
     "statistics": of_timings(statistics.median),
@@ -126,6 +138,11 @@ STOPWATCH_WRONG = {
     "all timings": (of_timings(list), "a list"),
     "the lower quarter": (of_timings(lambda t: sorted(t)[len(t) // 4]), ""),
     "the upper middle": (of_timings(lambda t: sorted(t)[min(len(t) - 1, len(t) // 2 + 1)]), ""),
+    "waits in the warm-up, where there is one": (waits_in_the_warm_up, ""),
+    "the slowest are the warm-up": (the_slowest_for_the_warm_up, ""),
+    "a call more, not counted": (
+        lambda w, c, s, warm_up, repeats: statistics.median(
+            timings(w, c, s, warm_up, repeats + 1)[:-1]), "once more than asked"),
     "microseconds": (of_timings(lambda t: 1e6 * statistics.median(t)), ""),
     "calls per second": (of_timings(lambda t: 1 / statistics.median(t)), ""),
     "one repeat too few": (
