@@ -545,7 +545,8 @@ energy_distance = Exercise(
     "energy_distance",
     level="core",
     minutes=25,
-    tests="sets of unequal size, two pictures only, and sets that share pictures.",
+    tests="sets of unequal and of equal size, two pictures only, sets that share pictures, and one "
+    "that holds a picture twice.",
     hint="Three mean distances: between the sets, within the one, and within the other.",
     atol=1e-5,
 )
@@ -556,7 +557,10 @@ def sets(rng):
     sizes = [(6, 9, 4), (2, 5, 3), (8, 4, 2), (3, 2, 10)]
     drawn = [{"x": normals(rng, n, d), "y": 1.5 * normals(rng, m, d) + 0.3} for n, m, d in sizes]
     shared = normals(rng, 5, 3)
-    return [*drawn, {"x": shared, "y": shared[1:].clone()}]
+    twice = normals(rng, 5, 3)
+    twice[3] = twice[1]
+    return [*drawn, {"x": shared, "y": shared[1:].clone()},
+            {"x": twice, "y": 0.5 + normals(rng, 5, 3)}]  # fmt: skip
 
 
 def distances(a, b):
@@ -631,6 +635,15 @@ def squared_distances(x, y):
 )
 def compared_with_itself(x, y):
     return 2 * between(x, y) - between(x, x) - between(y, y)
+
+
+@energy_distance.wrong(
+    "You leave out every distance of 0. Two *different* pictures of a set may be equal, and that "
+    "pair counts: leave out the diagonal alone."
+)
+def zeros_left_out(x, y):
+    inside = [distances(v, v) for v in (x, y)]
+    return 2 * between(x, y) - sum(d[d > 0].mean().item() for d in inside)
 
 
 @energy_distance.wrong("Each pair counts once, but you divide by N(N − 1): half of the mean.")

@@ -216,6 +216,13 @@ def upper_triangle(x, y):
     return 2 * torch.cdist(x, y).mean() - within(x) - within(y)
 
 
+def no_diagonal_between(x, y):
+    table = torch.cdist(x, y)
+    apart = table[~torch.eye(*table.shape, dtype=torch.bool)].mean() if len(x) == len(y) else (
+        table.mean())  # fmt: skip
+    return by_cdist(x, y) + 2 * (apart - table.mean()).item()
+
+
 ENERGY_RIGHT = {
     "cdist": by_cdist,
     "pdist, a tensor": by_pdist,
@@ -232,6 +239,7 @@ ENERGY_WRONG = {
     "means of rows": (lambda x, y: torch.cdist(x, y).mean(1), ""),
     "in place": (lambda x, y: by_cdist(x.sub_(y.mean(0)), y.sub(y.mean(0))), "in place"),
     "the nearest": (lambda x, y: torch.cdist(x, y).amin(1).mean(), ""),
+    "no diagonal between the sets either": (no_diagonal_between, ""),
 }  # fmt: skip
 
 
