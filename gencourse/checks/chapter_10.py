@@ -395,7 +395,8 @@ compare_seeds = Exercise(
     "compare_seeds",
     level="core",
     minutes=15,
-    tests="two to ten seeds, few and many pictures, and a difference that is always the same.",
+    tests="two to ten seeds, few and many pictures, a difference that is always the same, and a "
+    "large one.",
     hint="What was repeated? Reduce to one number per repetition first.",
 )
 
@@ -409,7 +410,9 @@ def scores(rng):
         b = luck + normals(rng, s, 1) + 2 * normals(rng, s, n) + 0.5
         found.append({"a": a, "b": b})
     a = normals(rng, 4, 3)
-    return [*found, {"a": a, "b": a - 0.75}]
+    # Multiples of ⅛ around 4,096: in float32 their sums are exact, those of their squares not.
+    far = (24 * normals(rng, 4, 4)).round() / 8
+    return [*found, {"a": a, "b": a - 0.75}, {"a": 4096 + far, "b": -far}]
 
 
 def mean_and_error(d):

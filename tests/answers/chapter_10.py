@@ -150,6 +150,12 @@ def as_one_tensor(a, b):
     return torch.stack(by_formula(a, b))
 
 
+def square_of_the_mean(a, b):
+    d = (a - b).mean(1)
+    var = (d.square().mean() - d.mean() ** 2).clamp(min=0) * len(d) / (len(d) - 1)
+    return d.mean().item(), (var / len(d)).sqrt().item()
+
+
 COMPARE_RIGHT = {
     "statistics": by_statistics,
     "NumPy's numbers": by_numpy,
@@ -171,6 +177,7 @@ COMPARE_WRONG = {
     "t": (lambda a, b: (by_formula(a, b)[0], by_formula(a, b)[0] / by_formula(a, b)[1]), ""),
     "error first": (lambda a, b: by_formula(a, b)[::-1], ""),
     "in place": (lambda a, b: by_formula(a.sub_(b), 0 * b), "in place"),
+    "the square of the mean is taken off": (square_of_the_mean, ""),
     "two errors": (lambda a, b: (by_formula(a, b)[0], 2 * by_formula(a, b)[1]), ""),
     "errors of all pictures": (
         lambda a, b: ((a - b).mean(), ((a - b).var() / a.numel()).sqrt()), "every picture"),
