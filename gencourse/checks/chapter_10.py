@@ -167,7 +167,8 @@ rate_and_misfit = Exercise(
     "rate_and_misfit",
     level="warm-up",
     minutes=10,
-    tests="rates below and above log n, one training picture, and a batch that is not all of them.",
+    tests="rates below and above log n, one training picture, a batch that is not all of them, "
+    "tiny and huge σ.",
     hint="The rate is a mean over pictures of a sum over latents; what is above log n is misfit.",
 )
 
@@ -181,7 +182,10 @@ def posteriors(rng):
     far = torch.tensor([[0.0, 0.0], [6.0, 2.0]])  # one picture pays for both
     wide = {"mu": torch.tensor([[0.1, 30.0], [0.0, 1.0]]),  # rows hundreds of nats apart
             "logvar": torch.tensor([[-8.0, 3.0], [0.0, 0.2]]), "n": 10**12}  # fmt: skip
-    return [*found, {"mu": far, "logvar": torch.zeros_like(far), "n": 1_000}, wide]
+    narrow = {"mu": normals(rng, 2, 2), "logvar": -12 - 4 * torch.rand(2, 2, generator=rng),
+              "n": 60_000}  # fmt: skip
+    blurred = narrow | {"logvar": -narrow["logvar"]}
+    return [*found, {"mu": far, "logvar": torch.zeros_like(far), "n": 1_000}, wide, narrow, blurred]
 
 
 def nats(mu, logvar):

@@ -123,6 +123,8 @@ RATE_WRONG = {
         lambda *given: (*as_a_list(*given)[:2], min(1.0, as_a_list(*given)[2].item())), ""),
     "μ in place": (lambda mu, logvar, n: as_a_list(mu.mul_(-1), logvar, n), "in place"),
     "the wrong order": (lambda *given: as_a_list(*given)[::-1], ""),
+    "logvar above −10": (lambda mu, logvar, n: as_a_list(mu, logvar.clamp(min=-10), n), ""),
+    "logvar below 10": (lambda mu, logvar, n: as_a_list(mu, logvar.clamp(max=10), n), ""),
     "one picture more": (lambda mu, logvar, n: as_a_list(mu, logvar, n + 1), ""),
 }  # fmt: skip
 
