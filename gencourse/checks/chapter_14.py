@@ -1011,7 +1011,7 @@ global_batch_norm = Exercise(
     tests="1 to 4 ranks with unequal shares, means far from 0, and gradients through all ranks.",
     hint="What does a rank have to hear from the others? Sums, and of how many numbers.",
     gradient=("x",),
-    atol=1e-5,
+    atol=1e-3,  # what float32 keeps of a number near 4,096, a few times over
 )
 
 

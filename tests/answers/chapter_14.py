@@ -422,6 +422,22 @@ def squares_in_float64(x, eps):
     return ((y - spread(mean)) / spread(var + eps).sqrt()).float()
 
 
+def cast_each_time(x, eps):
+    """Each cast has a gradient of its own, large and rounded; they cancel."""
+    count = yield torch.tensor(x.numel() / x.shape[1]).double()
+    mean = (yield x.double().sum((0, 2, 3))) / count
+    var = (yield x.double().square().sum((0, 2, 3))) / count - mean**2
+    return ((x.double() - spread(mean)) / spread(var.clamp(min=0) + eps).sqrt()).float()
+
+
+def scaled_and_shifted(x, eps):
+    """x·s − μ·s, as fused kernels do: near 4,096 it loses some digits."""
+    count = yield x.numel() // x.shape[1]
+    mean = (yield x.sum((0, 2, 3))) / count
+    scale = ((yield (x - spread(mean)).square().sum((0, 2, 3))) / count + eps).rsqrt()
+    return x * spread(scale) - spread(mean * scale)
+
+
 def by_torch(x, eps):
     count = yield float(x.numel() / x.shape[1])
     mean = (yield x.sum((0, 2, 3))) / count
@@ -467,6 +483,8 @@ NORM_RIGHT = {
     "kept dimensions": one_step_at_a_time,
     "within and between": parallel,
     "squares in float64": squares_in_float64,
+    "a cast for each use": cast_each_time,
+    "scaled and shifted": scaled_and_shifted,
 }
 NORM_WRONG = {
     "an ordinary function": (
