@@ -82,6 +82,9 @@ HELD_OUT_WRONG = {
     "the better side": (
         lambda codes, labels: max(nearest_mean(codes, labels), 1 - nearest_mean(codes, labels)),
         "1 − accuracy"),
+    "standardised with NumPy's spread": (
+        lambda codes, labels: nearest_mean(
+            (codes - codes.mean(0)) / codes.std(0, correction=0), labels), "standardise"),
     "never below ½": (lambda codes, labels: max(nearest_mean(codes, labels), 0.5), ""),
     "half and its distance": (
         lambda codes, labels: 0.5 + abs(nearest_mean(codes, labels) - 0.5), "1 − accuracy"),
