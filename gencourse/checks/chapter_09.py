@@ -247,11 +247,11 @@ def ends(rng):
     sizes = [((6,), 0.3), ((4, 5), 0.75), ((2, 3, 8), 0.5), ((1, 3), 0.1)]
     found = [{"a": 2 * normals(rng, *s), "b": normals(rng, *s), "t": t} for s, t in sizes]
     for dtype in (torch.float32, torch.float64):
-        angles = torch.tensor([0.0, 0.0, 1e-5, 0.02, 2.8], dtype=dtype)
-        b = torch.zeros(6, 4, dtype=dtype)
+        angles = torch.tensor([0.0, 0.0, 1e-5, 0.02, 0.06, 0.15, 2.8], dtype=dtype)
+        b = torch.zeros(8, 4, dtype=dtype)
         b[1:, 0], b[1:, 1] = angles.cos(), angles.sin()
-        b = b * torch.tensor([1.0, 2.0, 4.0, 3.0, 6.0, 1.0])[:, None].to(dtype)
-        a = torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=dtype).repeat(6, 1)
+        b = b * torch.tensor([1.0, 2.0, 4.0, 3.0, 6.0, 5.0, 0.5, 1.0])[:, None].to(dtype)
+        a = torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=dtype).repeat(8, 1)
         a[0], b[0] = normals(rng, 4, dtype=dtype), normals(rng, 4, dtype=dtype)
         found.append({"a": a, "b": b, "t": 0.25})
     found.append({"a": a[2].clone(), "b": b[2].clone(), "t": 0.6})

@@ -167,6 +167,10 @@ SLERP_WRONG = {
     "the chord": (chord, ""),
     "a line of a and b up to 2°": (
         lambda a, b, t: with_a_threshold(a, b, t, 0.035, latent.lerp), "*nearly* parallel"),
+    "the weights of a line up to 11°": (
+        lambda a, b, t: with_a_threshold(a, b, t, 0.2), ""),
+    "the weights of a line up to 4°": (
+        lambda a, b, t: with_a_threshold(a, b, t, 0.07), ""),
     "a line of a and b up to .01°": (
         lambda a, b, t: with_a_threshold(a, b, t, 2e-4, lambda a, b, t: a), "is a's"),
     "scaled in place": (
