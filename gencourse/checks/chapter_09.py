@@ -475,18 +475,22 @@ inversion_step = Exercise(
     "inversion_step",
     level="core",
     minutes=20,
-    tests="the new z of every picture, on no graph, and that weights and their gradients stay as "
-    "they were.",
+    tests="the new z of every picture, on no graph, and that weights, their gradients and the "
+    "generator's mode stay as they were.",
     hint="Sum the loss over the batch: then each row of the gradient is that of its own picture.",
 )
 
 
 @inversion_step.cases
 def generators(rng):
-    """In the last case the new z is copied, which fails for what hangs on a graph."""
+    """In one case the new z is copied, which fails for what hangs on a graph.
+
+    In the last one the generator is in training mode, and has nothing that minds.
+    """
     found = []
     for b, z, shape, lr, penalty in [(3, 4, (1, 3, 2), 0.1, 0.5), (1, 2, (3, 2, 2), 0.02, 2.0),
-                                     (4, 3, (1, 2, 2), 0.3, 0.0), (2, 5, (1, 2, 3), 0.05, 1.5)]:
+                                     (4, 3, (1, 2, 2), 0.3, 0.0), (2, 5, (1, 2, 3), 0.05, 1.5),
+                                     (4, 3, (1, 2, 2), 0.1, 1.0)]:
         found.append({
             "z": 2 * normals(rng, b, z),
             "x": normals(rng, b, *shape).clamp(-1, 1),
@@ -494,6 +498,7 @@ def generators(rng):
             "penalty": penalty,
             "net": draw_seed(rng),
             "copied": b == 2,
+            "training": len(found) == 4,
         })  # fmt: skip
     return found
 

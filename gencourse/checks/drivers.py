@@ -390,8 +390,11 @@ def inversion_step(answer, case):
     """A small generator with gradients in its weights, as in the middle of a training."""
     pixels = case["x"].shape[1:]
     tail = torch.nn.Tanh(), torch.nn.Unflatten(1, pixels)
-    options = {"batch_norm": True, "frozen": True, "shared": True}
+    options = {"batch_norm": not case["training"], "frozen": True, "shared": True}
     generator = make_net(case["net"], case["z"].shape[1], pixels.numel(), *tail, **options).eval()
+    if case["training"]:  # alike in both modes, whichever an answer chooses
+        plain = [m for m in generator if not isinstance(m, _Dropout)]
+        generator = torch.nn.Sequential(*plain).train()
     for weight in generator.parameters():
         if weight.requires_grad:
             weight.grad = torch.full_like(weight, 0.5)

@@ -243,6 +243,17 @@ def in_training_mode_behind(generator, z, x, lr, penalty):
     return z
 
 
+def in_eval_mode_behind(generator, z, x, lr, penalty):
+    return functional(generator.eval(), z, x, lr, penalty)
+
+
+def in_eval_mode_meanwhile(generator, z, x, lr, penalty):
+    before = generator.training
+    z = in_eval_mode_behind(generator, z, x, lr, penalty)
+    generator.train(before)
+    return z
+
+
 def z_asks_for_gradients(generator, z, x, lr, penalty):
     z.requires_grad_()
     (slope,) = torch.autograd.grad(loss_of(generator, z, x, penalty), z)
@@ -282,10 +293,12 @@ INVERSION_RIGHT = {
     "by an optimizer, a leaf": by_an_optimizer,
     "picture by picture into zeros": picture_by_picture,
     "torch.func": functional,
+    "in eval mode meanwhile": in_eval_mode_meanwhile,
 }
 INVERSION_WRONG = {
     "everything thawed": (frozen_and_all_thawed, "require a gradient"),
     "in training mode": (in_training_mode_behind, "is in training mode after"),
+    "in eval mode": (in_eval_mode_behind, "is in eval mode after"),
     "z asks for gradients": (z_asks_for_gradients, "put `requires_grad` back"),
     "z itself moves": (z_itself_moves, "in place"),
     "on a graph": (on_a_graph, "`.detach()`"),
