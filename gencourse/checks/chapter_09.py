@@ -722,7 +722,8 @@ pure_direction = Exercise(
     "pure_direction",
     level="core",
     minutes=25,
-    tests="no, one and several other attributes, also twice the same one, and unequal classes.",
+    tests="no, one and several other attributes, also twice the same one or nearly so, unequal "
+    "classes, and small codes.",
     hint="Take off what lies in the *span* of the others: least squares, or a pseudo-inverse.",
 )
 
@@ -738,7 +739,12 @@ def attributes(rng):
         if k == 4:
             labels[:, 3] = labels[:, 2]
         found.append({"codes": codes, "labels": labels})
-    return found
+    codes, labels = normals(rng, 100, 6), (torch.rand(100, 3, generator=rng) < 0.5).long()
+    labels[:2] = torch.tensor([[0], [1]])
+    labels[:, 2] = labels[:, 1]
+    labels[2:6, 2] = 1 - labels[2:6, 2]
+    codes[:, :3] += labels
+    return [*found, {"codes": 0.05 * codes, "labels": labels}]
 
 
 def differences(codes, labels):

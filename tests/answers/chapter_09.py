@@ -370,14 +370,31 @@ def unit_others_in_turn(codes, labels):
     return d
 
 
+def with_a_ridge(codes, labels):
+    d, *others = all_differences(codes, labels)
+    if not others:
+        return d
+    others = torch.stack(others)
+    ridge = 1e-6 * torch.eye(len(others))
+    return d - others.T @ torch.linalg.solve(others @ others.T + ridge, others @ d)
+
+
+def by_pinv(codes, labels, rtol):
+    d = all_differences(codes, labels)
+    return d[0] - d[0] @ torch.linalg.pinv(d[1:], rtol=rtol) @ d[1:]
+
+
 PURE_RIGHT = {
     "least squares": least_squares,
     "axes of the span": axes_of_the_span,
     "singular vectors": singular_vectors,
     "weighted sums": weighted_differences,
+    "pinv with a tolerance": lambda codes, labels: by_pinv(codes, labels, 1e-4),
     "in float64": lambda codes, labels: singular_vectors(codes.double(), labels),
 }
 PURE_WRONG = {
+    "with a ridge": (with_a_ridge, ""),
+    "only what is strong in the span": (lambda codes, labels: by_pinv(codes, labels, 0.2), ""),
     "normal equations": (normal_equations, ""),
     "unit vectors in turn": (unit_others_in_turn, "one after another"),
     "a matrix": (lambda codes, labels: least_squares(codes, labels)[None], "shape"),
