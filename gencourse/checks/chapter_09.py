@@ -891,8 +891,8 @@ mutual_information_gap = Exercise(
     "mutual_information_gap",
     level="stretch",
     minutes=40,
-    tests="several sizes, few rows, values of unequal frequency or with gaps, and a factor that "
-    "never varies.",
+    tests="several sizes, few rows, values of unequal frequency, with gaps or large, and a factor "
+    "that never varies.",
     hint="First I(z_j; v) of one pair, from a table of counts. Then the two largest per factor.",
     atol=1e-5,
 )
@@ -910,7 +910,7 @@ def codes_and_factors(rng):
         found.append({"codes": codes, "factors": factors})
     still = {k: v.clone() for k, v in found[0].items()}
     still["factors"][:, 1] = 2
-    gaps = {"codes": found[2]["codes"].clone(), "factors": found[2]["factors"] ** 2}  # 0, 1, 4, 9 …
+    gaps = {"codes": found[2]["codes"].clone(), "factors": 100 * found[2]["factors"]}
     few = {"codes": normals(rng, 27, 3), "factors": torch.arange(27)[:, None] // 7}
     return [*found, still, gaps, few]
 
