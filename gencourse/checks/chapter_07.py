@@ -177,6 +177,16 @@ def counted_in_two_ways(to_training, honest, level):
     return (ours - theirs) / (1 - theirs)
 
 
+@copied_share.wrong(
+    "You count honest distances *below* t and generated ones *at most* t: count both alike, those "
+    "at most t."
+)
+def honest_below(to_training, honest, level):
+    t = honest.quantile(level)
+    ours, theirs = shares(to_training, honest, t)[0], (honest < t).double().mean().item()
+    return (ours - theirs) / (1 - theirs)
+
+
 @copied_share.wrong("A distance of exactly t counts, too: F(t) is the share of those *at most* t.")
 def strictly_below(to_training, honest, level):
     t = honest.quantile(level)
