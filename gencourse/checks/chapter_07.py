@@ -251,7 +251,11 @@ def gaussians(rng):
     narrow = {k: v * (0.05 if "mu" in k else 0.05**2) for k, v in case(4).items()}
     one_picture = case(4)
     one_picture["cov_y"] = torch.zeros(4, 4, dtype=torch.float64)
-    return [case(5), case(1), diagonal, same, case(20, rank=3), constant, narrow, one_picture]
+    flat = case(20, rank=3)  # and one near to it: nothing hides what is added to a singular one
+    flat |= {"mu_y": flat["mu_x"].clone(), "cov_y": 1.2 * flat["cov_x"] + 0.01 * torch.eye(20)}
+    turned = dict(zip(flat, [flat[k] for k in ("mu_y", "cov_y", "mu_x", "cov_x")], strict=True))
+    return [case(5), case(1), diagonal, same, case(20, rank=3), constant, narrow, one_picture,
+            flat, turned]  # fmt: skip
 
 
 def root(S, clamp=True):

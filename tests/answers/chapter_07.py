@@ -83,8 +83,8 @@ def by_svd(cov):
     return left @ values.sqrt().diag() @ right
 
 
-def with_jitter(cov_x, cov_y):
-    tiny = 1e-12 * torch.eye(len(cov_x), dtype=cov_x.dtype)
+def with_jitter(cov_x, cov_y, epsilon=1e-12):
+    tiny = epsilon * torch.eye(len(cov_x), dtype=cov_x.dtype)
     half = torch.linalg.cholesky(cov_x + tiny * (1 + cov_x.trace()))
     return torch.linalg.eigvalsh(half.T @ cov_y @ half).clamp(min=0).sqrt().sum()
 
@@ -142,6 +142,14 @@ FRECHET_WRONG = {
         lambda m, x, n, y: ((m - n).square().sum() + (symmetric_root(x) - symmetric_root(y)
                                                       ).square().sum()).item(),
         "have the same axes"),
+    "Cholesky with a large jitter": (with_overlap(lambda x, y: with_jitter(x, y, 1e-6)), "not"),
+    "… of the other one": (with_overlap(lambda x, y: with_jitter(y, x, 1e-6)), "not"),
+    "eigenvalues clamped at 1e-6": (
+        with_overlap(middle_of(lambda s: symmetric_root(s, 1e-6))), "not"),
+    "the product in float32": (
+        with_overlap(lambda x, y: torch.linalg.eigvals((x @ y).float()).real.clamp(min=0
+                                                                                 ).sqrt().sum()),
+        "not"),
     "an ε of 0.01 on the diagonals": (
         lambda m, x, n, y: in_numpy(m, x + 0.01 * torch.eye(len(m)), n, y), "not"),
     "eigenvalues clamped at 0.01": (
