@@ -806,8 +806,10 @@ def two_sets(rng):
         return {"x": normals(rng, n, d), "y": 0.5 + normals(rng, m, d)}
 
     x = normals(rng, 4, 2)
+    corners = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])  # k = 0, too
     return [case(5, 7, 3), case(2, 2, 4), case(6, 3, 1), case(5, 5, 2),
-            {"x": x, "y": x.clone()}, case(300, 4, 5), case(3, 4, 500)]  # fmt: skip
+            {"x": x, "y": x.clone()}, case(300, 4, 5), case(3, 4, 500),
+            {"x": corners, "y": x.clone()}, {"x": x.clone(), "y": corners.clone()}]  # fmt: skip
 
 
 def cubic(a, b):

@@ -668,10 +668,10 @@ def by_triangles(x, y):
     return (within(x) + within(y) - 2 * ((x @ y.T / x.shape[1] + 1) ** 3).mean()).item()
 
 
-def by_masks(x, y):
+def by_masks(x, y, mask=lambda k, a: ~torch.eye(len(a), dtype=torch.bool)):
     def within(a):
         k = (a @ a.T / a.shape[1] + 1) ** 3
-        return k[~torch.eye(len(a), dtype=torch.bool)].mean()
+        return k[mask(k, a)].mean()
 
     return (within(x) + within(y) - 2 * ((x @ y.T / x.shape[1] + 1) ** 3).mean()).item()
 
@@ -717,6 +717,10 @@ KERNEL_WRONG = {
         another_kernel(lambda a, b: -((a @ b.T / a.shape[1] + 1) ** 3)), "The sign is turned"),
     "both sets in one": (lambda x, y: by_triangles(torch.cat([x, y]), y), "not"),
     "the absolute value": (lambda x, y: abs(by_triangles(x, y)), "not"),
+    "equal samples left out": (lambda x, y: by_masks(x, y, (
+        lambda k, a: (a[:, None] != a).any(-1))), "not"),
+    "kernels of 0 left out": (lambda x, y: by_masks(x, y, (
+        lambda k, a: ~torch.eye(len(a), dtype=torch.bool) & (k != 0))), "not"),
     "divided by 3": (lambda x, y: by_triangles(x, y) / 3, "not"),
     "rounded": (lambda x, y: round(by_triangles(x, y), 1), "not"),
     "linear": (another_kernel(lambda a, b: a @ b.T / a.shape[1] + 1), "The power is missing"),
