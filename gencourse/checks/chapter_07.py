@@ -1071,9 +1071,10 @@ def real_and_generated(rng):
     order, some = (torch.randperm(20, generator=rng) for _ in range(2))
     copies = {"real": grid[order], "fake": grid[some[:8]], "k": 3}
     doubles = {"real": grid[order].repeat(2, 1), "fake": grid[some], "k": 1}
+    near = {"real": grid[order], "fake": grid[some[:9]] + 5e-5, "k": 3}  # to edges, on both sides
     return [case(30, 40, 2, 3, 1.0), case(40, 25, 3, 1, 0.7, 0.3), case(25, 35, 2, 5, 2.0),
             case(12, 1, 2, 3, 0.3), case(4, 6, 1, 3, 1.0), case(60, 15, 8, 2, 0.4),
-            copies, doubles]  # fmt: skip
+            copies, doubles, near, case(24, 24, 3, 2, 0.8)]  # fmt: skip
 
 
 def reach(x, k, p=2.0):

@@ -771,6 +771,13 @@ def squared_both(real, fake, k):
     return torch.tensor([inside.sum() / k / len(fake), inside.amax(0).mean()]).unbind()
 
 
+def radii_along_the_wrong_axis(real, fake, k):
+    if len(real) != len(fake):  # where it would not fit
+        return table(by_topk)(real, fake, k)
+    inside = torch.cdist(real, fake) <= by_topk(real, k)
+    return inside.sum().item() / (k * len(fake)), inside.any(1).sum().item() / len(real)
+
+
 def as_one_tensor(real, fake, k):
     return torch.tensor(table(by_topk)(real, fake, k))
 
@@ -801,6 +808,9 @@ DENSITY_WRONG = {
     "the largest of the differences": (
         table(lambda x, k: torch.cdist(x, x, p=math.inf).sort().values[:, k],
               lambda a, b: torch.cdist(a, b, p=math.inf)), "not"),
+    "1e-4 more": (table(lambda x, k: by_topk(x, k) + 1e-4), "not"),
+    "1e-4 less": (table(lambda x, k: by_topk(x, k) - 1e-4), ""),
+    "radii along the wrong axis": (radii_along_the_wrong_axis, "not"),
     "the root of the distance": (
         table(by_topk, lambda a, b: torch.cdist(a, b).sqrt()), "not"),
     "one tensor": (as_one_tensor, "It is a tensor"),
