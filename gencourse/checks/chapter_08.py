@@ -35,9 +35,9 @@ def draws(rng):
         {"mu": normals(rng, b, z), "logvar": normals(rng, b, z), "noise": normals(rng, k, b, z)}
         for k, b, z in sizes
     ]
-    wide = torch.tensor([[-60.0, 0.0, 6.0]])
-    noise = torch.randn(2, 1, 3, generator=rng)
-    return [*drawn, {"mu": torch.ones(1, 3), "logvar": wide, "noise": noise}]
+    wide = torch.tensor([[-60.0, 0.0, 40.0]])
+    mu = torch.tensor([[0.0, 1.0, 1.0]])  # beside 0 even a tiny σ shows
+    return [*drawn, {"mu": mu, "logvar": wide, "noise": normals(rng, 20, 1, 3)}]
 
 
 @reparameterise.reference

@@ -37,6 +37,8 @@ DRAWS_RIGHT = {
 DRAWS_WRONG = {
     "a floor under σ": (with_sigma(lambda v: (v / 2).exp().clamp(min=0.5)), "not"),
     "a clamped logvar": (with_sigma(lambda v: (v.clamp(-4, 4) / 2).exp()), "not"),
+    **{f"logvar between {a} and {b}": (with_sigma(lambda v, a=a, b=b: (v.clamp(a, b) / 2).exp()),
+                                       "not") for a, b in ((-20, 20), (-30, 20), (-20, 99))},
     "a tanh of logvar": (with_sigma(lambda v: (v.tanh() / 2).exp()), "not"),
     "rsample": (lambda mu, logvar, noise: Normal(mu, (logvar / 2).exp()).rsample(noise.shape[:1]),
                 "noise of your own"),
