@@ -158,8 +158,11 @@ def codes_and_logits(rng):
     sure = torch.tensor([1000.0, -1000.0, -1000.0, 1.0]).view(1, 1, 2, 2)
     far = {"logits": sure, "x": torch.tensor([-1.0, 1.0, -1.0, 1.0]).view(1, 1, 2, 2),
            "mu": torch.tensor([[2200.0, 0.0, 1.0]]), "logvar": normals(rng, 1, 3)}  # fmt: skip
-    return [*drawn, {**far, "beta": 1.0},
-            {k: v.double() for k, v in far.items()} | {"beta": 1.0}]  # fmt: skip
+    exact, vague = drawn[0] | {"beta": 10.0}, drawn[2] | {"beta": 0.1}  # as codes, far out
+    exact["logvar"] = exact["logvar"] - 25
+    vague["logvar"] = vague["logvar"] + 25
+    return [*drawn, {**far, "beta": 1.0}, {k: v.double() for k, v in far.items()} | {"beta": 1.0},
+            exact, vague, drawn[0] | {"beta": 0.0}]  # fmt: skip
 
 
 @negative_elbo.reference

@@ -177,6 +177,14 @@ BOUND_WRONG = {
     "free nats": (
         lambda logits, x, mu, logvar, beta: with_pixels(lambda t, y: softplus_by_hand(t) - y * t)(
             logits, x, mu, logvar, 0) + beta * kl_of(mu, logvar).clamp(min=2.5).mean(), "not"),
+    **{f"logvar between {a} and {b}": (
+        lambda logits, x, mu, logvar, beta, a=a, b=b: classic(
+            logits, x, mu, logvar.clamp(a, b), beta), "not")
+        for a, b in ((-3, 3), (-10, 10), (-20, 20), (-20, 99), (-99, 20))},
+    "a β of 0 made 1": (
+        lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, beta or 1), "not"),
+    "a β of 4 at most": (
+        lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, min(beta, 4)), "not"),
     "the log of 2π": (
         lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, beta)
         + beta * mu.shape[1] * math.log(2 * math.pi) / 2, "not"),
