@@ -244,11 +244,12 @@ SIGMA_RIGHT = {
     "log σ": lambda mean, x: (sigma_of(mean, x), x[0].numel() * (
         sigma_of(mean, x).log() + 0.5 * (1 + math.log(2 * math.pi)))),
     "in float64": lambda mean, x: by_gaussian_nll_loss(mean.double(), x.double()),
+    "σ not below 1e-3": lambda mean, x: clamped_sigma(mean, x, 1e-3),
 }  # fmt: skip
 
 
-def clamped_sigma(mean, x):
-    sigma = sigma_of(mean, x).clamp(min=0.01)
+def clamped_sigma(mean, x, least=0.01):
+    sigma = sigma_of(mean, x).clamp(min=least)
     return sigma, nats_at(sigma, mean, x)
 
 
