@@ -290,9 +290,9 @@ def decoded(mu, logvar, decoder, bias, noise):
     return torch.addmm(bias, mu + noise * (logvar / 2).exp(), decoder.T)
 
 
-def with_linear(x, encoder, decoder, bias, noise):
+def with_linear(x, encoder, decoder, bias, noise, least=-math.inf, most=math.inf):
     Z = noise.shape[1]
-    mu, logvar = F.linear(x, encoder[:Z]), F.linear(x, encoder[Z:])
+    mu, logvar = F.linear(x, encoder[:Z]), F.linear(x, encoder[Z:]).clamp(least, most)
     logits = decoded(mu, logvar, decoder, bias, noise)
     nll = -Bernoulli(logits=logits, validate_args=False).log_prob((x + 1) / 2).sum(1).mean()
     kl = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1).mean()
@@ -337,6 +337,9 @@ TERMS_RIGHT = {
 TERMS_WRONG = {
     "the noise made positive": (activated, "not"),
     "a clamped logvar": (changed(lambda nll, kl, mu, v: (nll, kl, mu, v.clamp(-1, 1))), "not"),
+    **{f"logvar between {a} and {b}": (
+        lambda *given, a=a, b=b: with_linear(*given, a, b), "not")
+        for a, b in ((-10, 10), (-20, 99), (-99, 10))},
     "σ without a gradient": (detached_draw, "the gradient in `encoder` is not"),
     "one loss": (changed(lambda nll, kl, *_: nll + kl), "4 values"),
     "two terms": (changed(lambda nll, kl, *_: (nll, kl)), "has 2 values"),
