@@ -1053,7 +1053,11 @@ def weights(rng):
             "logvar": logvar,
         })  # fmt: skip
     in_double = [{name: value.double() for name, value in found[i].items()} for i in (4, 5)]
-    return [*found, *in_double]
+    mu, wide = normals(rng, 2, 2), torch.tensor([[-24.0, 0.0], [0.0, 22.0]])
+    far = {"log_likelihood": normals(rng, 3, 2) - 5,
+           "z": mu + torch.exp(wide / 2).clamp(max=3) * normals(rng, 3, 2, 2),  # so p(z) is no 0
+           "mu": mu, "logvar": wide}  # fmt: skip
+    return [*found, *in_double, far]
 
 
 def log_ratio(z, mu, logvar):

@@ -434,6 +434,10 @@ WEIGHTED_WRONG = {
         - math.log(len(mu)), ""),
     "no logarithm": (lambda *given: by_independent(*given).exp(), "not"),
     "in bits": (lambda *given: by_independent(*given) / math.log(2), "not"),
+    **{f"logvar between {a} and {b}": (
+        lambda log_likelihood, z, mu, logvar, a=a, b=b: by_independent(
+            log_likelihood, z, mu, logvar.clamp(a, b)), "not")
+        for a, b in ((-3, 3), (-10, 10), (-20, 20), (-20, 99), (-99, 20))},
     "one latent": (
         lambda log_likelihood, z, mu, logvar: by_independent(
             log_likelihood, z[..., :1], mu[:, :1], logvar[:, :1]), "not"),
