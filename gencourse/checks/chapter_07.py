@@ -485,10 +485,11 @@ def streams(rng):
         return {"batches": batches, "looks": looks, "again": again}
 
     far = {"batches": [torch.full((1, 1), 10_000.0), torch.full((1, 1), 10_001.0)]}
+    fine = {"batches": [far["batches"][0].double() + 4e-4, far["batches"][1].double()]}
     return [case([5, 3, 8], 3, 0, [2]), case([1, 1, 6, 2], 2, 3, [1, 3]),
             case([4, 7], 1, -5, [0, 1], torch.float64), case([9], 4, 3, [0]),
             far | {"looks": [1], "again": 0}, case([3, 4], 2, 0, [1], torch.float64, 1e25),
-            case([50], 50, 0, [], again=30)]  # fmt: skip
+            case([50], 50, 0, [], again=30), fine | {"looks": [1], "again": 0}]  # fmt: skip
 
 
 @FeatureStream.reference
@@ -770,6 +771,27 @@ class DoubleTooLate(Sums):
         self.n = self.n + len(batch)
         self.total = self.total + batch.sum(dim=0).double()
         self.products = self.products + (batch.T @ batch).double()
+
+
+@FeatureStream.wrong(
+    "What `result()` returned before changes when the next batch comes: it is the tensor that you "
+    "add to in place. Return a new one, by `.clone()` for instance."
+)
+class LiveMean:
+    def __init__(self):
+        self.n = 0
+
+    def add(self, batch):
+        batch = batch.double()
+        if not self.n:
+            self.mean, self.scatter = 0 * batch[0], 0 * torch.outer(batch[0], batch[0])
+        self.n += len(batch)
+        way = batch - self.mean
+        self.mean += way.sum(dim=0) / self.n
+        self.scatter += way.T @ (batch - self.mean)
+
+    def result(self):
+        return self.n, self.mean, self.scatter / (self.n - 1)
 
 
 @FeatureStream.wrong("Only the last batch is left: add to what you have.")

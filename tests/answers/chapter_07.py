@@ -184,7 +184,7 @@ class Welford:
             self.scatter += torch.outer(way, row - self.mean)
 
     def result(self):
-        return self.n, self.mean, self.scatter / (self.n - 1)
+        return self.n, self.mean.clone(), self.scatter / (self.n - 1)
 
 
 class Chan:
@@ -512,10 +512,10 @@ class ListedByN(Listed):
 
 
 class InSingle(InNumpy):
-    """Everything in float32, made float64 at the end."""
+    """Only what is returned is made float64."""
 
     def add(self, batch):
-        x = batch.float()
+        x = batch
         self.n += len(x)
         self.total = self.total + x.sum(0)
         self.products = self.products + x.T @ x
@@ -584,6 +584,31 @@ class Squeezed(Chan):
         return n, mean, covariance.squeeze()
 
 
+class RoundedFirst(Chan):
+    def add(self, batch):
+        super().add(batch.float())
+
+
+class LiveWelford(Welford):
+    def result(self):
+        return self.n, self.mean, self.scatter / (self.n - 1)
+
+
+class LiveCovariance(Chan):
+    """One tensor for the covariance, filled again each time."""
+
+    def result(self):
+        n, mean, covariance = super().result()
+        self.shown = vars(self).get("shown", covariance).copy_(covariance)
+        return n, mean, self.shown
+
+
+class CountsInFloat(Chan):
+    def result(self):
+        n, mean, covariance = super().result()
+        return torch.tensor(float(n)), mean, covariance
+
+
 class MeansWeighedAlike(Chan):
     """Two means are averaged as if both had as many rows."""
 
@@ -624,6 +649,10 @@ STREAM_WRONG = {
     "until it is asked": (KeptUntilAsked, HELD),
     "a list of sums": (ProductsListed, HELD),
     "a list, divided by n": (ListedByN, "divided by n."),
+    "float64 batches in float32": (RoundedFirst, "not"),
+    "a mean that goes on": (LiveWelford, "returned before changes"),
+    "a covariance that goes on": (LiveCovariance, "not"),
+    "n in float32": (CountsInFloat, "n is a float"),
     "float32": (InSingle, "are in float32"),
     "float32, divided first": (DividedFirst, "are in float32"),
     "float32 sums, float64 means": (InResultOnly, "made in float32"),
@@ -801,6 +830,9 @@ DENSITY_WRONG = {
         table(lambda x, k: torch.where(torch.cdist(x, x) == 0, math.inf, torch.cdist(x, x)
                                        ).sort().values[:, k - 1]), "equal to it does"),
     "a little more than the radius": (table(lambda x, k: by_topk(x, k) * 1.1), "not"),
+    "1e-4 more": (table(lambda x, k: by_topk(x, k) + 1e-4), "not"),
+    "1e-4 less": (table(lambda x, k: by_topk(x, k) - 1e-4), ""),
+    "radii along the wrong axis": (radii_along_the_wrong_axis, "not"),
     "the median radius": (table(lambda x, k: by_topk(x, k).median()), "not"),
     "the mean distance to k neighbours": (
         table(lambda x, k: torch.cdist(x, x).topk(k + 1, largest=False).values[:, 1:].mean(1)),
@@ -808,9 +840,6 @@ DENSITY_WRONG = {
     "the largest of the differences": (
         table(lambda x, k: torch.cdist(x, x, p=math.inf).sort().values[:, k],
               lambda a, b: torch.cdist(a, b, p=math.inf)), "not"),
-    "1e-4 more": (table(lambda x, k: by_topk(x, k) + 1e-4), "not"),
-    "1e-4 less": (table(lambda x, k: by_topk(x, k) - 1e-4), ""),
-    "radii along the wrong axis": (radii_along_the_wrong_axis, "not"),
     "the root of the distance": (
         table(by_topk, lambda a, b: torch.cdist(a, b).sqrt()), "not"),
     "one tensor": (as_one_tensor, "It is a tensor"),
