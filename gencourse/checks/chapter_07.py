@@ -177,6 +177,16 @@ def counted_in_two_ways(to_training, honest, level):
     return (ours - theirs) / (1 - theirs)
 
 
+@copied_share.wrong(
+    "You count honest distances *below* t and generated ones *at most* t: count both alike, those "
+    "at most t."
+)
+def honest_below(to_training, honest, level):
+    t = honest.quantile(level)
+    ours, theirs = shares(to_training, honest, t)[0], (honest < t).double().mean().item()
+    return (ours - theirs) / (1 - theirs)
+
+
 @copied_share.wrong("A distance of exactly t counts, too: F(t) is the share of those *at most* t.")
 def strictly_below(to_training, honest, level):
     t = honest.quantile(level)
@@ -241,7 +251,11 @@ def gaussians(rng):
     narrow = {k: v * (0.05 if "mu" in k else 0.05**2) for k, v in case(4).items()}
     one_picture = case(4)
     one_picture["cov_y"] = torch.zeros(4, 4, dtype=torch.float64)
-    return [case(5), case(1), diagonal, same, case(20, rank=3), constant, narrow, one_picture]
+    flat = case(20, rank=3)  # and one near to it: nothing hides what is added to a singular one
+    flat |= {"mu_y": flat["mu_x"].clone(), "cov_y": 1.2 * flat["cov_x"] + 0.01 * torch.eye(20)}
+    turned = dict(zip(flat, [flat[k] for k in ("mu_y", "cov_y", "mu_x", "cov_x")], strict=True))
+    return [case(5), case(1), diagonal, same, case(20, rank=3), constant, narrow, one_picture,
+            flat, turned]  # fmt: skip
 
 
 def root(S, clamp=True):
@@ -471,10 +485,11 @@ def streams(rng):
         return {"batches": batches, "looks": looks, "again": again}
 
     far = {"batches": [torch.full((1, 1), 10_000.0), torch.full((1, 1), 10_001.0)]}
+    fine = {"batches": [far["batches"][0].double() + 4e-4, far["batches"][1].double()]}
     return [case([5, 3, 8], 3, 0, [2]), case([1, 1, 6, 2], 2, 3, [1, 3]),
             case([4, 7], 1, -5, [0, 1], torch.float64), case([9], 4, 3, [0]),
             far | {"looks": [1], "again": 0}, case([3, 4], 2, 0, [1], torch.float64, 1e25),
-            case([50], 50, 0, [], again=30)]  # fmt: skip
+            case([50], 50, 0, [], again=30), fine | {"looks": [1], "again": 0}]  # fmt: skip
 
 
 @FeatureStream.reference
@@ -758,6 +773,27 @@ class DoubleTooLate(Sums):
         self.products = self.products + (batch.T @ batch).double()
 
 
+@FeatureStream.wrong(
+    "What `result()` returned before changes when the next batch comes: it is the tensor that you "
+    "add to in place. Return a new one, by `.clone()` for instance."
+)
+class LiveMean:
+    def __init__(self):
+        self.n = 0
+
+    def add(self, batch):
+        batch = batch.double()
+        if not self.n:
+            self.mean, self.scatter = 0 * batch[0], 0 * torch.outer(batch[0], batch[0])
+        self.n += len(batch)
+        way = batch - self.mean
+        self.mean += way.sum(dim=0) / self.n
+        self.scatter += way.T @ (batch - self.mean)
+
+    def result(self):
+        return self.n, self.mean, self.scatter / (self.n - 1)
+
+
 @FeatureStream.wrong("Only the last batch is left: add to what you have.")
 class LastBatchOnly(Sums):
     def add(self, batch):
@@ -792,8 +828,10 @@ def two_sets(rng):
         return {"x": normals(rng, n, d), "y": 0.5 + normals(rng, m, d)}
 
     x = normals(rng, 4, 2)
+    corners = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])  # k = 0, too
     return [case(5, 7, 3), case(2, 2, 4), case(6, 3, 1), case(5, 5, 2),
-            {"x": x, "y": x.clone()}, case(300, 4, 5), case(3, 4, 500)]  # fmt: skip
+            {"x": x, "y": x.clone()}, case(300, 4, 5), case(3, 4, 500),
+            {"x": corners, "y": x.clone()}, {"x": x.clone(), "y": corners.clone()}]  # fmt: skip
 
 
 def cubic(a, b):
@@ -1055,9 +1093,10 @@ def real_and_generated(rng):
     order, some = (torch.randperm(20, generator=rng) for _ in range(2))
     copies = {"real": grid[order], "fake": grid[some[:8]], "k": 3}
     doubles = {"real": grid[order].repeat(2, 1), "fake": grid[some], "k": 1}
+    near = {"real": grid[order], "fake": grid[some[:9]] + 5e-5, "k": 3}  # to edges, on both sides
     return [case(30, 40, 2, 3, 1.0), case(40, 25, 3, 1, 0.7, 0.3), case(25, 35, 2, 5, 2.0),
             case(12, 1, 2, 3, 0.3), case(4, 6, 1, 3, 1.0), case(60, 15, 8, 2, 0.4),
-            copies, doubles]  # fmt: skip
+            copies, doubles, near, case(24, 24, 3, 2, 0.8)]  # fmt: skip
 
 
 def reach(x, k, p=2.0):

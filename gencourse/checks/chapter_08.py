@@ -35,9 +35,9 @@ def draws(rng):
         {"mu": normals(rng, b, z), "logvar": normals(rng, b, z), "noise": normals(rng, k, b, z)}
         for k, b, z in sizes
     ]
-    wide = torch.tensor([[-60.0, 0.0, 6.0]])
-    noise = torch.randn(2, 1, 3, generator=rng)
-    return [*drawn, {"mu": torch.ones(1, 3), "logvar": wide, "noise": noise}]
+    wide = torch.tensor([[-60.0, 0.0, 40.0]])
+    mu = torch.tensor([[0.0, 1.0, 1.0]])  # beside 0 even a tiny σ shows
+    return [*drawn, {"mu": mu, "logvar": wide, "noise": normals(rng, 20, 1, 3)}]
 
 
 @reparameterise.reference
@@ -158,8 +158,11 @@ def codes_and_logits(rng):
     sure = torch.tensor([1000.0, -1000.0, -1000.0, 1.0]).view(1, 1, 2, 2)
     far = {"logits": sure, "x": torch.tensor([-1.0, 1.0, -1.0, 1.0]).view(1, 1, 2, 2),
            "mu": torch.tensor([[2200.0, 0.0, 1.0]]), "logvar": normals(rng, 1, 3)}  # fmt: skip
-    return [*drawn, {**far, "beta": 1.0},
-            {k: v.double() for k, v in far.items()} | {"beta": 1.0}]  # fmt: skip
+    exact, vague = drawn[0] | {"beta": 10.0}, drawn[2] | {"beta": 0.1}  # as codes, far out
+    exact["logvar"] = exact["logvar"] - 25
+    vague["logvar"] = vague["logvar"] + 25
+    return [*drawn, {**far, "beta": 1.0}, {k: v.double() for k, v in far.items()} | {"beta": 1.0},
+            exact, vague, drawn[0] | {"beta": 0.0}]  # fmt: skip
 
 
 @negative_elbo.reference
@@ -483,11 +486,12 @@ best_sigma = Exercise(
 
 @best_sigma.cases
 def means_and_pictures(rng):
-    sizes = [((3, 1, 4, 5), 0.3), ((1, 3, 2, 2), 2.0), ((4, 1, 6, 6), 0.05), ((2, 1, 3, 5), 1e-3)]
+    """No σ below 1e-3: there `F.gaussian_nll_loss` has a floor."""
+    sizes = [((3, 1, 4, 5), 0.3), ((1, 3, 2, 2), 2.0), ((4, 1, 6, 6), 0.05), ((2, 1, 3, 5), 1.1e-3)]
     found = []
-    for shape, spread in sizes:
-        x = pictures(rng, *shape)
-        found.append({"mean": x + spread * (normals(rng, *shape) + 0.5), "x": x})
+    for shape, sigma in sizes:
+        x, errors = pictures(rng, *shape), normals(rng, *shape) + 0.5
+        found.append({"mean": x + sigma * errors / errors.square().mean().sqrt(), "x": x})
     return found
 
 
@@ -736,7 +740,11 @@ def linear_nets(rng):
             "bias": normals(rng, d),
             "noise": normals(rng, b, z),
         })  # fmt: skip
-    return found
+    wide = {name: value.clone() for name, value in found[1].items()}
+    along = wide["x"][0] / wide["x"].square().sum()
+    wide["encoder"][3:] = torch.outer(torch.tensor([-25.0, 0.0, 12.0]), along)  # gives these logvar
+    wide["noise"][:, 2] /= 100
+    return [*found, wide]
 
 
 def from_codes(mu, logvar, x, decoder, bias, noise):
@@ -1045,7 +1053,11 @@ def weights(rng):
             "logvar": logvar,
         })  # fmt: skip
     in_double = [{name: value.double() for name, value in found[i].items()} for i in (4, 5)]
-    return [*found, *in_double]
+    mu, wide = normals(rng, 2, 2), torch.tensor([[-24.0, 0.0], [0.0, 22.0]])
+    far = {"log_likelihood": normals(rng, 3, 2) - 5,
+           "z": mu + torch.exp(wide / 2).clamp(max=3) * normals(rng, 3, 2, 2),  # so p(z) is no 0
+           "mu": mu, "logvar": wide}  # fmt: skip
+    return [*found, *in_double, far]
 
 
 def log_ratio(z, mu, logvar):

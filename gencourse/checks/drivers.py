@@ -351,7 +351,8 @@ def _stream_that_holds_little(answer, batch, times):
 def FeatureStream(answer, case):
     """What a stream says on the way; all batches come in the same memory, another stream's too.
 
-    Raises: MemoryError if another one keeps what comes while the last batch comes again and again.
+    Raises: MemoryError if another one keeps what comes while the last batch comes again and again;
+    TypeError if n is no whole number.
     """
     stream, other, batches = answer(), answer(), case["batches"]
     buffer = torch.empty(max(map(len, batches)), batches[0].shape[1], dtype=batches[0].dtype)
@@ -362,10 +363,10 @@ def FeatureStream(answer, case):
             part.copy_(rows)
             one.add(part)
         if i in case["looks"]:
-            found = stream.result()
-            shown.append(found)
-            if isinstance(found, (list, tuple)):  # a later batch must not change an earlier result
-                shown[-1] = tuple(f.clone() if isinstance(f, torch.Tensor) else f for f in found)
+            shown.append(stream.result())  # as it is: a later batch must not change it
+            n = shown[-1][0] if isinstance(shown[-1], (list, tuple)) and shown[-1] else 0
+            if isinstance(n, float) or isinstance(n, torch.Tensor) and n.is_floating_point():
+                raise TypeError("n is a float; in float32 it would stop at 16,777,216.")
     if case["again"]:
         unwatched = getattr(answer, "__wrapped__", answer)  # who watches holds something, too
         shown.append(_stream_that_holds_little(unwatched, batches[-1], case["again"]).result())

@@ -169,7 +169,8 @@ plot.show(fig, alt="Three pairs of clouds with equal variances. The more they le
 # - `add(batch)`: (B, D), float32 or float64, $B \ge 1$, of any size each time. The loader uses the
 #   same memory again for the next one;
 # - `result()`: `(n, mean, covariance)` of all rows so far: a whole number, (D,) and (D, D), in
-#   float64, the covariance divided by $n - 1$. It may be asked for on the way, once $n \ge 2$.
+#   float64, the covariance divided by $n - 1$. It may be asked for on the way, once $n \ge 2$, and
+#   what it returned must stay.
 #
 # What it holds must stay small, however many batches come. Several streams may be in use at once.
 

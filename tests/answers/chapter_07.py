@@ -83,8 +83,8 @@ def by_svd(cov):
     return left @ values.sqrt().diag() @ right
 
 
-def with_jitter(cov_x, cov_y):
-    tiny = 1e-12 * torch.eye(len(cov_x), dtype=cov_x.dtype)
+def with_jitter(cov_x, cov_y, epsilon=1e-12):
+    tiny = epsilon * torch.eye(len(cov_x), dtype=cov_x.dtype)
     half = torch.linalg.cholesky(cov_x + tiny * (1 + cov_x.trace()))
     return torch.linalg.eigvalsh(half.T @ cov_y @ half).clamp(min=0).sqrt().sum()
 
@@ -142,6 +142,14 @@ FRECHET_WRONG = {
         lambda m, x, n, y: ((m - n).square().sum() + (symmetric_root(x) - symmetric_root(y)
                                                       ).square().sum()).item(),
         "have the same axes"),
+    "Cholesky with a large jitter": (with_overlap(lambda x, y: with_jitter(x, y, 1e-6)), "not"),
+    "… of the other one": (with_overlap(lambda x, y: with_jitter(y, x, 1e-6)), "not"),
+    "eigenvalues clamped at 1e-6": (
+        with_overlap(middle_of(lambda s: symmetric_root(s, 1e-6))), "not"),
+    "the product in float32": (
+        with_overlap(lambda x, y: torch.linalg.eigvals((x @ y).float()).real.clamp(min=0
+                                                                                 ).sqrt().sum()),
+        "not"),
     "an ε of 0.01 on the diagonals": (
         lambda m, x, n, y: in_numpy(m, x + 0.01 * torch.eye(len(m)), n, y), "not"),
     "eigenvalues clamped at 0.01": (
@@ -176,7 +184,7 @@ class Welford:
             self.scatter += torch.outer(way, row - self.mean)
 
     def result(self):
-        return self.n, self.mean, self.scatter / (self.n - 1)
+        return self.n, self.mean.clone(), self.scatter / (self.n - 1)
 
 
 class Chan:
@@ -504,10 +512,10 @@ class ListedByN(Listed):
 
 
 class InSingle(InNumpy):
-    """Everything in float32, made float64 at the end."""
+    """Only what is returned is made float64."""
 
     def add(self, batch):
-        x = batch.float()
+        x = batch
         self.n += len(x)
         self.total = self.total + x.sum(0)
         self.products = self.products + x.T @ x
@@ -576,6 +584,31 @@ class Squeezed(Chan):
         return n, mean, covariance.squeeze()
 
 
+class RoundedFirst(Chan):
+    def add(self, batch):
+        super().add(batch.float())
+
+
+class LiveWelford(Welford):
+    def result(self):
+        return self.n, self.mean, self.scatter / (self.n - 1)
+
+
+class LiveCovariance(Chan):
+    """One tensor for the covariance, filled again each time."""
+
+    def result(self):
+        n, mean, covariance = super().result()
+        self.shown = vars(self).get("shown", covariance).copy_(covariance)
+        return n, mean, self.shown
+
+
+class CountsInFloat(Chan):
+    def result(self):
+        n, mean, covariance = super().result()
+        return torch.tensor(float(n)), mean, covariance
+
+
 class MeansWeighedAlike(Chan):
     """Two means are averaged as if both had as many rows."""
 
@@ -616,6 +649,10 @@ STREAM_WRONG = {
     "until it is asked": (KeptUntilAsked, HELD),
     "a list of sums": (ProductsListed, HELD),
     "a list, divided by n": (ListedByN, "divided by n."),
+    "float64 batches in float32": (RoundedFirst, "not"),
+    "a mean that goes on": (LiveWelford, "returned before changes"),
+    "a covariance that goes on": (LiveCovariance, "not"),
+    "n in float32": (CountsInFloat, "n is a float"),
     "float32": (InSingle, "are in float32"),
     "float32, divided first": (DividedFirst, "are in float32"),
     "float32 sums, float64 means": (InResultOnly, "made in float32"),
@@ -660,10 +697,10 @@ def by_triangles(x, y):
     return (within(x) + within(y) - 2 * ((x @ y.T / x.shape[1] + 1) ** 3).mean()).item()
 
 
-def by_masks(x, y):
+def by_masks(x, y, mask=lambda k, a: ~torch.eye(len(a), dtype=torch.bool)):
     def within(a):
         k = (a @ a.T / a.shape[1] + 1) ** 3
-        return k[~torch.eye(len(a), dtype=torch.bool)].mean()
+        return k[mask(k, a)].mean()
 
     return (within(x) + within(y) - 2 * ((x @ y.T / x.shape[1] + 1) ** 3).mean()).item()
 
@@ -709,6 +746,10 @@ KERNEL_WRONG = {
         another_kernel(lambda a, b: -((a @ b.T / a.shape[1] + 1) ** 3)), "The sign is turned"),
     "both sets in one": (lambda x, y: by_triangles(torch.cat([x, y]), y), "not"),
     "the absolute value": (lambda x, y: abs(by_triangles(x, y)), "not"),
+    "equal samples left out": (lambda x, y: by_masks(x, y, (
+        lambda k, a: (a[:, None] != a).any(-1))), "not"),
+    "kernels of 0 left out": (lambda x, y: by_masks(x, y, (
+        lambda k, a: ~torch.eye(len(a), dtype=torch.bool) & (k != 0))), "not"),
     "divided by 3": (lambda x, y: by_triangles(x, y) / 3, "not"),
     "rounded": (lambda x, y: round(by_triangles(x, y), 1), "not"),
     "linear": (another_kernel(lambda a, b: a @ b.T / a.shape[1] + 1), "The power is missing"),
@@ -759,6 +800,13 @@ def squared_both(real, fake, k):
     return torch.tensor([inside.sum() / k / len(fake), inside.amax(0).mean()]).unbind()
 
 
+def radii_along_the_wrong_axis(real, fake, k):
+    if len(real) != len(fake):  # where it would not fit
+        return table(by_topk)(real, fake, k)
+    inside = torch.cdist(real, fake) <= by_topk(real, k)
+    return inside.sum().item() / (k * len(fake)), inside.any(1).sum().item() / len(real)
+
+
 def as_one_tensor(real, fake, k):
     return torch.tensor(table(by_topk)(real, fake, k))
 
@@ -782,6 +830,9 @@ DENSITY_WRONG = {
         table(lambda x, k: torch.where(torch.cdist(x, x) == 0, math.inf, torch.cdist(x, x)
                                        ).sort().values[:, k - 1]), "equal to it does"),
     "a little more than the radius": (table(lambda x, k: by_topk(x, k) * 1.1), "not"),
+    "1e-4 more": (table(lambda x, k: by_topk(x, k) + 1e-4), "not"),
+    "1e-4 less": (table(lambda x, k: by_topk(x, k) - 1e-4), ""),
+    "radii along the wrong axis": (radii_along_the_wrong_axis, "not"),
     "the median radius": (table(lambda x, k: by_topk(x, k).median()), "not"),
     "the mean distance to k neighbours": (
         table(lambda x, k: torch.cdist(x, x).topk(k + 1, largest=False).values[:, 1:].mean(1)),

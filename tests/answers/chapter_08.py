@@ -37,6 +37,8 @@ DRAWS_RIGHT = {
 DRAWS_WRONG = {
     "a floor under σ": (with_sigma(lambda v: (v / 2).exp().clamp(min=0.5)), "not"),
     "a clamped logvar": (with_sigma(lambda v: (v.clamp(-4, 4) / 2).exp()), "not"),
+    **{f"logvar between {a} and {b}": (with_sigma(lambda v, a=a, b=b: (v.clamp(a, b) / 2).exp()),
+                                       "not") for a, b in ((-20, 20), (-30, 20), (-20, 99))},
     "a tanh of logvar": (with_sigma(lambda v: (v.tanh() / 2).exp()), "not"),
     "rsample": (lambda mu, logvar, noise: Normal(mu, (logvar / 2).exp()).rsample(noise.shape[:1]),
                 "noise of your own"),
@@ -175,6 +177,14 @@ BOUND_WRONG = {
     "free nats": (
         lambda logits, x, mu, logvar, beta: with_pixels(lambda t, y: softplus_by_hand(t) - y * t)(
             logits, x, mu, logvar, 0) + beta * kl_of(mu, logvar).clamp(min=2.5).mean(), "not"),
+    **{f"logvar between {a} and {b}": (
+        lambda logits, x, mu, logvar, beta, a=a, b=b: classic(
+            logits, x, mu, logvar.clamp(a, b), beta), "not")
+        for a, b in ((-3, 3), (-10, 10), (-20, 20), (-20, 99), (-99, 20))},
+    "a β of 0 made 1": (
+        lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, beta or 1), "not"),
+    "a β of 4 at most": (
+        lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, min(beta, 4)), "not"),
     "the log of 2π": (
         lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, beta)
         + beta * mu.shape[1] * math.log(2 * math.pi) / 2, "not"),
@@ -234,11 +244,12 @@ SIGMA_RIGHT = {
     "log σ": lambda mean, x: (sigma_of(mean, x), x[0].numel() * (
         sigma_of(mean, x).log() + 0.5 * (1 + math.log(2 * math.pi)))),
     "in float64": lambda mean, x: by_gaussian_nll_loss(mean.double(), x.double()),
+    "σ not below 1e-3": lambda mean, x: clamped_sigma(mean, x, 1e-3),
 }  # fmt: skip
 
 
-def clamped_sigma(mean, x):
-    sigma = sigma_of(mean, x).clamp(min=0.01)
+def clamped_sigma(mean, x, least=0.01):
+    sigma = sigma_of(mean, x).clamp(min=least)
     return sigma, nats_at(sigma, mean, x)
 
 
@@ -279,9 +290,9 @@ def decoded(mu, logvar, decoder, bias, noise):
     return torch.addmm(bias, mu + noise * (logvar / 2).exp(), decoder.T)
 
 
-def with_linear(x, encoder, decoder, bias, noise):
+def with_linear(x, encoder, decoder, bias, noise, least=-math.inf, most=math.inf):
     Z = noise.shape[1]
-    mu, logvar = F.linear(x, encoder[:Z]), F.linear(x, encoder[Z:])
+    mu, logvar = F.linear(x, encoder[:Z]), F.linear(x, encoder[Z:]).clamp(least, most)
     logits = decoded(mu, logvar, decoder, bias, noise)
     nll = -Bernoulli(logits=logits, validate_args=False).log_prob((x + 1) / 2).sum(1).mean()
     kl = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1).mean()
@@ -326,6 +337,9 @@ TERMS_RIGHT = {
 TERMS_WRONG = {
     "the noise made positive": (activated, "not"),
     "a clamped logvar": (changed(lambda nll, kl, mu, v: (nll, kl, mu, v.clamp(-1, 1))), "not"),
+    **{f"logvar between {a} and {b}": (
+        lambda *given, a=a, b=b: with_linear(*given, a, b), "not")
+        for a, b in ((-10, 10), (-20, 99), (-99, 10))},
     "σ without a gradient": (detached_draw, "the gradient in `encoder` is not"),
     "one loss": (changed(lambda nll, kl, *_: nll + kl), "4 values"),
     "two terms": (changed(lambda nll, kl, *_: (nll, kl)), "has 2 values"),
@@ -420,6 +434,10 @@ WEIGHTED_WRONG = {
         - math.log(len(mu)), ""),
     "no logarithm": (lambda *given: by_independent(*given).exp(), "not"),
     "in bits": (lambda *given: by_independent(*given) / math.log(2), "not"),
+    **{f"logvar between {a} and {b}": (
+        lambda log_likelihood, z, mu, logvar, a=a, b=b: by_independent(
+            log_likelihood, z, mu, logvar.clamp(a, b)), "not")
+        for a, b in ((-3, 3), (-10, 10), (-20, 20), (-20, 99), (-99, 20))},
     "one latent": (
         lambda log_likelihood, z, mu, logvar: by_independent(
             log_likelihood, z[..., :1], mu[:, :1], logvar[:, :1]), "not"),
