@@ -294,7 +294,7 @@ class Sandbox:
         for file in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 file.close()
-        for _ in range(100 if self.cgroup else 0):  # until the last one is gone
+        for _ in range(500 if self.cgroup else 0):  # until the last one is gone
             with contextlib.suppress(OSError):
                 self.cgroup.rmdir()
                 break
