@@ -79,8 +79,13 @@ def is_main():
 def part(batch):
     """This process's slice of a global batch (B, …): (B / world, …), in the order of the ranks.
 
-    B must be a multiple of world(), which `train.Options` looks at.
+    Raises: UserError if B can't be divided evenly.
     """
+    if len(batch) % world():
+        raise runtime.UserError(
+            f"A batch of {len(batch)} can't be shared evenly by {world()} processes: choose a "
+            f"batch size that is a multiple of {world()}."
+        )
     return batch.chunk(world())[rank()]
 
 

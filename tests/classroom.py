@@ -299,8 +299,8 @@ KILLS_ITSELF = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 CRASHES = "import ctypes\nctypes.string_at(0)"
 FORKS = "import os, time\nif os.fork() == 0:\n    time.sleep(600)"
 FORKS_AND_GOES_ON = "import os\nos.fork()\nos.fork()"
-# Up to 512 processes, eight times what is allowed, and no more: one without end outran the look
-# that is taken every tenth of a second, and took the machine with it.
+# Up to 512 processes, eight times what is allowed, and no more: where the kernel doesn't count them
+# (root in a container), one without end can outrun the look that is taken every tenth of a second.
 FORK_BOMB = "import os, time\nfor _ in range(9):\n    os.fork()\ntime.sleep(600)"
 FLOODS = """import os, sys
 for i in range(2000):

@@ -5,6 +5,7 @@ standard output, as messages of `values`. What asks, and what decides, is outsid
 """
 
 import os
+import re
 import sys
 
 from gencourse.checks import inside, values
@@ -75,7 +76,8 @@ def _counted_apart():
             own = file.read().split() != ["0", "0", "4294967295"]
     except OSError:
         return False
-    return own and tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 14)
+    release = re.findall(r"\d+", os.uname().release)  # "6.1-rc3" as well
+    return own and tuple(map(int, release[:2])) >= (5, 14)
 
 
 def serve(source, sink):

@@ -85,16 +85,15 @@ def cgroup(name, most):
     """
     if os.geteuid():
         return None
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, own = line.split(":", 2)
-            group = Path(f"/sys/fs/cgroup/{controllers}{own}", name)
-            if controllers in ("pids", ""):  # of version 1 or 2
-                group.mkdir()
+    for top in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):  # of version 1 and 2
+        group = Path(top, name)
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            with contextlib.suppress(OSError):  # there, and not for us
                 if (group / "pids.max").exists():
                     (group / "pids.max").write_text(str(most))
                     return group
-                group.rmdir()
+            group.rmdir()
     return None
 
 
@@ -227,7 +226,7 @@ class Sandbox:
             self.cgroup = cgroup(self.name, tasks(self.limits))
         if self.cgroup:  # whatever is started from there is counted
             procs = str(self.cgroup / "cgroup.procs")
-            command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', procs]
+            command = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', procs]
         with room.filter() as (options, files):
             self.process = subprocess.Popen(
                 [*command, *room.command(self.name, options)],
