@@ -159,6 +159,14 @@ def test_models_begin_as_the_main_process_drew_them():
     assert main == other
 
 
+def test_nobodys_own_loop_shares_a_batch_unevenly(monkeypatch):
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    assert ranks.part(torch.arange(4)).tolist() == [2, 3]
+    with pytest.raises(runtime.UserError, match="3 can't be shared evenly by 2 processes"):
+        ranks.part(torch.arange(3))
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     for error in together(lambda: gan(batch_size=15)):
         assert isinstance(error, runtime.UserError) and "multiple of 2" in str(error)
