@@ -59,7 +59,7 @@ def clouds(rng):
     shares, missed = [40, 3, 0, 25, 1, 9, 0, 12], [2, 6, 3, 0, 5, 4, 0, 3]
     return [
         case(circle(8), shares, missed, 0.15, 5),
-        case(line, [a, b + 20, 2], [3, 3, 0], 1.25, 3, exact=ends),
+        case(line, [a, b + 20, 1], [3, 3, 0], 1.25, 3, exact=ends),
         case(circle(4), [a, a, a, a], [0, 0, 0, 0], 0.2, 1),
         case(circle(3), [1, 0, 0], [0, 0, 0], 0.2, 1),
         case(circle(3), [0, 0, 0], [2, 1, 3], 0.2, 1),

@@ -79,6 +79,12 @@ def nearest(x, centres, p=2.0):
     return torch.cdist(x, centres, p=p).min(dim=1)
 
 
+def every_ball_that_holds_it(x, centres, radius, least):
+    """Where balls overlap, a sample counts for several modes."""
+    _, on, kl = by_entropy(x, centres, radius, least)
+    return ((torch.cdist(x, centres) <= radius).sum(dim=0) >= least).sum().item(), on, kl
+
+
 MODES_RIGHT = {
     "squares on both sides": squares_on_both_sides,
     "sample by sample into zeros": sample_by_sample,
@@ -94,6 +100,7 @@ MODES_WRONG = {
     "a hair less than the radius": (
         counted(lambda x, c, r: (*nearest(x, c), r * (1 - 1e-5))), "at exactly `radius`"),
     "half": (counted(lambda x, c, r: (*nearest(x, c), r / 2)), "diameter"),
+    "every ball that holds it": (every_ball_that_holds_it, ""),
     "squares, one side": (counted(lambda x, c, r: (*distances(x, c).min(1), r)), "*squared*"),
     "squared radius": (counted(lambda x, c, r: (*nearest(x, c), r * r)), ""),
     "L1": (counted(lambda x, c, r: (*nearest(x, c, 1.0), r)), "along the axes"),
