@@ -28,8 +28,8 @@
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge -->
-# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/02_minimax.ipynb)
+# <!-- badge --> [Open in
+# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/02_minimax.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
@@ -164,9 +164,9 @@ plot.show(fig, alt="Left: two blue bumps p, an orange bell q between them, and a
 # bits: two yes-no questions, and it knows neither answer.) A judge that is always sure and never
 # wrong scores $0$, the maximum. One that is sure and wrong loses without limit.
 #
-# **Predict.** Let $p=\mathcal N(1,1)$, $q=\mathcal N(-1,1)$, and take judges
-# $D_a(x)=\sigma(ax)$ with the sigmoid $\sigma(t)=1/(1+e^{-t})$. So positive $x$ count as real. Which
-# steepness $a$ earns most: a gentle one, or a very steep one, which nearly says 0 or 1?
+# **Predict.** Let $p=\mathcal N(1,1)$, $q=\mathcal N(-1,1)$, and take judges $D_a(x)=\sigma(ax)$
+# with the sigmoid $\sigma(t)=1/(1+e^{-t})$. So positive $x$ count as real. Which steepness $a$
+# earns most: a gentle one, or a very steep one, which nearly says 0 or 1?
 #
 # In code a judge returns the **logit** $l$, not the probability: $D=\sigma(l)$. Then
 # $\log D=\log\sigma(l)$. And since $1-\sigma(l)=\sigma(-l)$, $\log(1-D)=\log\sigma(-l)$. Both stay
@@ -496,7 +496,8 @@ assert abs(by_found[2] - (v_found + math.log(4))) < 1e-9
 # %% [markdown]
 # ## 2.4 A GAN in one dimension
 #
-# **Question.** Now neither net knows a density. Can two small nets that take turns move $q$ onto $p$?
+# **Question.** Now neither net knows a density. Can two small nets that take turns move $q$ onto
+# $p$?
 #
 # The forger turns noise into numbers: $z\sim\mathcal N(0,1)$, $\tilde x=G(z)$. Its density $q$ is
 # never written down; we only see samples. The judge returns logits, as before: in code, `D(x)` is
@@ -596,11 +597,11 @@ def play(seed, d_rate=D_RATE, beta1=BETA1):
 # %%
 WATCH = [round(share * GAN_STEPS) for share in (0, 0.025, 0.1, 0.25, 0.5, 1)]
 runs = [play(seed) for seed in SEEDS]
-for seed, (history, frames, G, D) in zip(SEEDS, runs, strict=True):
-    first, last = history["js"][0], history["js"][-1]
+for seed in SEEDS:
+    history, frames, G, D = runs[seed]
     left, right = covered(frames[WATCH[2]][0])
-    print(f"seed {seed}: JS {first:.3f} → {last:.3f} nats; after {WATCH[2]} steps ", end="")
-    print(f"{left:.0%} of the left bump is covered, {right:.0%} of the right one")
+    print(f"seed {seed}: JS {history['js'][0]:.3f} → {history['js'][-1]:.3f} nats; ", end="")
+    print(f"after {WATCH[2]} steps it covers {left:.0%} of the left bump, {right:.0%} of the right")
 
 
 # %%
@@ -655,8 +656,8 @@ plot.show(fig, alt="Left: the judge's loss settles at log 4, the forger's at log
 # $\log2$ for the forger. So a GAN's loss does not tell you how good the samples are. Both losses
 # are there, too, when the judge has learned nothing.
 #
-# On the right is the bound of 2.3: $\frac12(\log4-\text{judge's loss})$ stays below the measured JS,
-# but for the noise of one batch.
+# On the right is the bound of 2.3: $\frac12(\log4-\text{judge's loss})$ stays below the measured
+# JS, but for the noise of one batch.
 
 # %%
 # checkpoint: the loop's losses are the package's, detach keeps the forger out, training has worked
@@ -707,10 +708,10 @@ judge_first = max(min(payment(D, q) for q in needles) for D in judges)
 print(f"min-max {forger_first:.3f} nats, max-min {judge_first:.3f} nats (−log 4 = −1.386)")
 
 # %% [markdown]
-# **Min-max is not max-min.** Always $\max\min\le\min\max$, and here there is a gap: moving second is
-# worth something, so this game has *no* Nash equilibrium. (We tried only judges that say the same
-# everywhere, and no other does better: if $M$ is the highest answer of $D$, the forger goes there,
-# and $V\le\log M+\log(1-M)\le-\log4$.)
+# **Min-max is not max-min.** Always $\max\min\le\min\max$, and here there is a gap: moving second
+# is worth something, so this game has *no* Nash equilibrium. (We tried only judges that say the
+# same everywhere, and no other does better: if $M$ is the highest answer of $D$, the forger goes
+# there, and $V\le\log M+\log(1-M)\le-\log4$.)
 #
 # **Predict.** Let them play on: in each turn the judge gives its best answer to *all moves of the
 # forger so far*, and the forger goes where this judge believes most. Where will it be after many
@@ -758,9 +759,9 @@ assert (visits / 400 - shares).abs().max() < 0.01
 #
 # **Question.** Gradient descent finds minima. Does "one down, the other up" find saddle points?
 #
-# The smallest game: $\min_x\max_y\;xy$. The forger owns $x$, the judge owns $y$. The saddle point is
-# $(0,0)$. Write $w=(x,y)$ and $g(w)=\big(\partial_xV,\,-\partial_yV\big)=(y,\,-x)$. Both players go
-# along $-g$, with rate $\eta$.
+# The smallest game: $\min_x\max_y\;xy$. The forger owns $x$, the judge owns $y$. The saddle point
+# is $(0,0)$. Write $w=(x,y)$ and $g(w)=\big(\partial_xV,\,-\partial_yV\big)=(y,\,-x)$. Both players
+# go along $-g$, with rate $\eta$.
 #
 # - **Simultaneous:** $w'=w-\eta\,g(w)$.
 # - **Alternating:** $x'=x-\eta y$, then $y'=y+\eta x'$: the second player sees the first one's
@@ -1071,10 +1072,10 @@ print(f"at l = −6, −log D pushes {(non_saturating / saturating)[40]:.0f} tim
 # Where the forger is worst, $\log(1-D)$ pushes least and $-\log D$ pushes most. For one sample the
 # direction is the same; only the weight differs, by the factor $(1-D)/D=e^{-l}$.
 #
-# But a batch has many samples, and with other weights their sum has another direction. So
-# **$-\log D$ is not the same game**. It is not zero-sum any more. Which function of $q$ does each of
-# the two losses make small? For $\log(1-D)$ we expect $2\,\mathrm{JS}-\log4$. But is that right? It
-# needs one more thought.
+# But a batch has many samples, and with other weights their sum has another direction. So **$-\log
+# D$ is not the same game**. It is not zero-sum any more. Which function of $q$ does each of the two
+# losses make small? For $\log(1-D)$ we expect $2\,\mathrm{JS}-\log4$. But is that right? It needs
+# one more thought.
 
 # %% [markdown]
 # ### Why the judge may be held still
@@ -1082,8 +1083,8 @@ print(f"at l = −6, −log D pushes {(non_saturating / saturating)[40]:.0f} tim
 # In its step the forger treats the judge as fixed. But the best judge depends on $q$, so on the
 # forger's parameters θ. When θ moves, $D^*$ moves too. Is the slope wrong, then?
 #
-# Let $\varphi(\theta)=\max_DV(D,\theta)=V(D^*_\theta,\theta)$, which is $2\,\mathrm{JS}-\log4$. By the
-# chain rule
+# Let $\varphi(\theta)=\max_DV(D,\theta)=V(D^*_\theta,\theta)$, which is $2\,\mathrm{JS}-\log4$. By
+# the chain rule
 #
 # $$\frac{d\varphi}{d\theta}=\underbrace{\frac{\partial V}{\partial\theta}}_{D^*\text{ held still}}
 # +\underbrace{\frac{\partial V}{\partial D}\Big|_{D^*}}_{=\,0}\cdot\frac{dD^*_\theta}{d\theta}.$$
@@ -1111,7 +1112,7 @@ print(f"at l = −6, −log D pushes {(non_saturating / saturating)[40]:.0f} tim
 # (Constants drop out, since $\int\nabla q\,dx=0$.) It is the same.
 
 # %% [markdown]
-# $$\boxed{\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\nabla\,2\,\mathrm{KL}(m\|p)},\qquad m=\tfrac12(p+q).$$
+# $$\boxed{\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\nabla\,2\,\mathrm{KL}(m\|p)},\quad m=\tfrac12(p+q).$$
 #
 # Against a perfect judge the non-saturating forger descends $2\,\mathrm{KL}(m\|p)$. This is never
 # negative, and 0 only for $m=p$, that is $q=p$. So it is another road to the **same goal**.
@@ -1139,15 +1140,13 @@ def non_saturating_loss(logit):
 
 
 # %%
-Z_WEIGHT = log_normal(X, 0, 1).exp() * DX  # (1500,) the weight of each z ~ N(0, 1) in an integral
-
-
 def pull(mu, loss_of_logit):
     """d/dμ E[loss(l*(μ + z))] with the judge l* = log p − log q held still at this μ."""
     moving = torch.tensor(mu, dtype=torch.float64, requires_grad=True)
     x = moving + X
     logit = log_normal(x, 0, 1) - log_normal(x, mu, 1)  # mu, the plain number: held still
-    (Z_WEIGHT * loss_of_logit(logit)).sum().backward()
+    weight = log_normal(X, 0, 1).exp() * DX  # (1500,) how much each z ~ N(0, 1) counts
+    (weight * loss_of_logit(logit)).sum().backward()
     return moving.grad.item()
 
 
@@ -1168,10 +1167,10 @@ plot.show(ax, alt="The pull of log(1−D) rises to a maximum near one and a half
 # Close to the goal the two agree. Far away the pull of $\log(1-D)$ dies, since JS is flat there
 # (2.3), while the other grows like that of $\mathrm{KL}(q\|p)=\mu^2/2$.
 #
-# What is the price? A forger with one bell can fail in two ways. It can **forget** a bump of $p$, or
-# **invent** what is not real. Take the two bumps of this chapter. One $q$ lacks the left bump, 40 %
-# of the data. The other has both bumps, but puts 40 % of its own mass at $x=7$, where there is no
-# data.
+# What is the price? A forger with one bell can fail in two ways. It can **forget** a bump of $p$,
+# or **invent** what is not real. Take the two bumps of this chapter. One $q$ lacks the left bump,
+# 40 % of the data. The other has both bumps, but puts 40 % of its own mass at $x=7$, where there is
+# no data.
 #
 # **Predict.** Which of the two is worse for JS? Which is worse for $-\log D$?
 
@@ -1192,9 +1191,9 @@ for name, log_q in (("forgets 40 %", forgets), ("invents 40 %", invents)):
     print(f"{name}: KL(p‖q) {likelihood:.3f}, 2 JS {minimax_price:.3f}, 2 KL(m‖p) {other:.3f} nats")
 
 # %% [markdown]
-# For JS, forgetting and inventing cost the same: it is symmetric. For $-\log D$ forgetting is
-# cheap and inventing costly. That is *mode-seeking*, the behaviour of the reverse KL in chapter 01.
-# Look at $\mathrm{KL}(m\|p)$: where $q$ is large and $p$ is tiny, $\log\frac mp$ has no limit. Where
+# For JS, forgetting and inventing cost the same: it is symmetric. For $-\log D$ forgetting is cheap
+# and inventing costly. That is *mode-seeking*, the behaviour of the reverse KL in chapter 01. Look
+# at $\mathrm{KL}(m\|p)$: where $q$ is large and $p$ is tiny, $\log\frac mp$ has no limit. Where
 # $q=0$, $m$ is still $\frac12p$, and $\log\frac mp=-\log2$ asks for nothing. Likelihood, the first
 # column, is the other way round.
 #
@@ -1334,8 +1333,8 @@ if runtime.profile() != "smoke":
 #   logits, in nats.
 # - The best judge is $D^*=p/(p+q)$; its logit is the log-ratio of the densities. A classifier finds
 #   it from samples alone, where there are samples.
-# - $V(D^*,G)=2\,\mathrm{JS}(p,q)-\log4$: lowest at $q=p$, flat when $p$ and $q$ are far apart. Every
-#   f-divergence has such a game.
+# - $V(D^*,G)=2\,\mathrm{JS}(p,q)-\log4$: lowest at $q=p$, flat when $p$ and $q$ are far apart.
+#   Every f-divergence has such a game.
 # - Min-max is not max-min: a game need not have an equilibrium. Around a saddle, simultaneous steps
 #   spiral out, alternating ones circle. Looking ahead, damping, averaging, a quick judge help.
 # - The slope with the best judge held still is the slope of the maximum. $-\log D$ pushes where the
