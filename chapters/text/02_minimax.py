@@ -1112,7 +1112,8 @@ print(f"at l = −6, −log D pushes {(non_saturating / saturating)[40]:.0f} tim
 # (Constants drop out, since $\int\nabla q\,dx=0$.) It is the same.
 
 # %% [markdown]
-# $$\boxed{\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\nabla\,2\,\mathrm{KL}(m\|p)},\quad m=\tfrac12(p+q).$$
+# $$\boxed{\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\nabla\,2\,\mathrm{KL}(m\|p)},\quad
+# m=\tfrac12(p+q).$$
 #
 # Against a perfect judge the non-saturating forger descends $2\,\mathrm{KL}(m\|p)$. This is never
 # negative, and 0 only for $m=p$, that is $q=p$. So it is another road to the **same goal**.
