@@ -48,6 +48,10 @@ def test_a_chapter_has_its_parts(stem, notebook):
     said(rules.anatomy(stem, notebook))
 
 
+def test_pictures_that_other_pages_show_are_those_of_the_chapter(stem, notebook):
+    said(rules.shown_elsewhere(stem, notebook))
+
+
 def test_links_resolve(stem, notebook):
     said(rules.notebook_links(stem, notebook))
 

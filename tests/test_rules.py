@@ -223,6 +223,17 @@ def test_a_marker_that_was_lost_is_named(good, marker):
     assert any("must hold" in c for c in rules.pairing(STEM, source, good))
 
 
+def test_a_picture_that_other_pages_show_is_what_its_cell_drew(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(rules, "PICTURES", tmp_path)
+    assert rules.shown_elsewhere(STEM, good) == []
+    code(good, EXPLORE).metadata["tags"] = ["picture:line.png"]
+    assert "images/line.png is not" in rules.shown_elsewhere(STEM, good)[0]
+    (tmp_path / "line.png").write_bytes(b"\x89PNG\r")
+    assert rules.shown_elsewhere(STEM, good) == []
+    (tmp_path / "line.png").write_bytes(b"\x89PNG of yesterday")
+    assert "build.py sync" in rules.shown_elsewhere(STEM, good)[0]
+
+
 def test_links_that_lead_nowhere_are_named(tmp_path):
     (tmp_path / "here.md").touch()
     page = "[a](here.md) [b](here.md#part) [c](https://example.org) `[d](code)` [e](gone.md)"

@@ -4,6 +4,7 @@
 Functions that take a `home` work on chapters (None) and on the folder solutions/ alike.
 """
 
+import base64
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from jupytext.compare import NotebookDifference, compare_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = ROOT / "chapters"
-TEXT = CHAPTERS / "text"
+TEXT, PICTURES = CHAPTERS / "text", CHAPTERS / "images"
 SOLUTIONS, EXERCISES = ROOT / "solutions", ROOT / "exercises"
 README = ROOT / "README.md"
 CODE_LINES, MEDIAN_CODE_LINES, PROSE_WORDS, IMPORT_LINES, BYTES = 40, 8, 120, 8, 1_000_000
@@ -95,6 +96,17 @@ def code_hash(notebook, profile="cpu"):
     for other in {"smoke", "cpu", "gpu"} - {profile}:
         sources = [re.sub(rf"(budget\([^()]*?){other}=[^(),]+", r"\1", s) for s in sources]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
+
+
+def pictures(notebook):
+    """{file: bytes} of the outputs that other pages show: of cells tagged `picture:NAME.png`."""
+    found = {}
+    for cell in code_cells(notebook):
+        for name in [tag.removeprefix("picture:") for tag in tags(cell) if "picture:" in tag]:
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    found[name] = base64.b64decode(output.data["image/png"])
+    return found
 
 
 # --- what the build fills in ----------------------------------------------------------------------
@@ -354,6 +366,15 @@ def links(name, markdown, folder):
     return found
 
 
+def shown_elsewhere(stem, notebook):
+    """The files in chapters/images are what the tagged cells drew last."""
+    return [
+        f"{stem}: images/{name} is not what the cell drew: run `python tools/build.py sync`."
+        for name, content in pictures(notebook).items()
+        if not (PICTURES / name).exists() or (PICTURES / name).read_bytes() != content
+    ]
+
+
 def notebook_links(stem, notebook):
     text = "\n".join(c.source for c in prose_cells(notebook))
     return links(stem, text, CHAPTERS)
@@ -390,6 +411,7 @@ def chapter(stem):
         notebook = from_text(text)
     else:
         found += stamp(stem, notebook) + executed(stem, notebook)
+        found += shown_elsewhere(stem, notebook)
         size = notebook_path(stem).stat().st_size
     found += limits(stem, notebook, size)
     return found + anatomy(stem, notebook) + notebook_links(stem, notebook)

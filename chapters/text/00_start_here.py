@@ -17,6 +17,22 @@
 # both.
 
 # %% [markdown]
+# **In this course you will make pictures like these,** on a laptop, with programs whose every line
+# you understand. Each new picture begins as a few random numbers.
+#
+# ![Rows of small grey shoes, shirts, trousers and bags; some are torn.](images/05_clothes.png)
+#
+# *[Chapter 05](05_dcgan.ipynb): clothes that don't exist. They are the first that its network drew,
+# not the best.*
+#
+# ![Clothes, the same clothes softened, and rows of new ones in soft grey.](images/08_vae.png)
+#
+# *[Chapter 08](08_vae.ipynb): real pictures, packed into a few numbers and unpacked again; and new
+# ones, from random numbers. The last row shows how far one gets without a network.*
+#
+# <!-- the pictures of later chapters: one picture and one line each -->
+
+# %% [markdown]
 # **After this chapter you can** render a shaded picture from nothing but geometry; train a
 # generator and watch handwritten digits appear; and say what each way needs, and where it stops.
 #
@@ -27,8 +43,8 @@
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge -->
-# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/00_start_here.ipynb)
+# <!-- badge --> [Open in
+# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/00_start_here.ipynb)
 # <!-- /badge -->
 #
 # Welcome! A notebook is text and *cells* of code. Click on a cell, press **Shift + Enter**, and it
@@ -49,6 +65,7 @@ from collections import namedtuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from gencourse import data, losses, nets, plot, runtime, train, widgets
 
@@ -63,10 +80,11 @@ HEIGHT, WIDTH = runtime.budget(smoke=(72, 120), cpu=(288, 480), gpu=(288, 480)) 
 AMBIENT = 0.25  # light that comes from everywhere: shadows are dark, not black
 Z = 64  # random numbers behind each learned picture: more than digits need, cheap all the same
 BATCH = 64  # pictures per training step: enough for a steady direction, few enough to be quick
-RATE = 2e-3  # length of a training step: large, for we want to see something within a minute
+RATE = 2e-3  # length of a training step: large, so that we see something within a minute
 STEPS = runtime.budget(smoke=20, cpu=1_000, gpu=2_000)  # digits are readable after a few hundred
 BETAS = (0.5, 0.999)  # how long Adam, which makes the steps, remembers: 0.5 is DCGAN's advice
 DECAY = 0.98  # the networks we look at are averages over about 1 / (1 − DECAY) steps
+SEEDS = range(runtime.budget(smoke=1, cpu=3, gpu=3))  # a result that rests on one run proves little
 
 # %% [markdown]
 # ## Where this chapter is heading
@@ -103,6 +121,50 @@ plot.show(
 #
 # Whatever the ray hits first is what the pixel shows.
 
+# %% [markdown]
+# **Which direction belongs to which pixel?** Imagine a screen at distance 1 in front of the eye.
+# Three arrows of length 1, each perpendicular to the others, say how the camera stands: *forward*,
+# *right* and *up*. To find them we need the **cross product**: $a\times b$ is perpendicular to $a$
+# and to $b$. So *right* is forward × vertical, and *up* is right × forward.
+#
+# The camera sees a certain *angle* from its lower to its upper edge. In the triangle on the left
+# below, the tangent is the far side over the near one, and the near one is 1. So half the screen is
+# $\tan(\text{angle}/2)$ high. The ray through the screen's point $(x, y)$ has the direction
+#
+# $$\text{forward} + x\,\text{right} + y\,\text{up}, \qquad\text{divided by its length.}$$
+
+# %%
+def arrow(ax, start, end, text):
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": plot.REAL})
+    ax.annotate(text, end, (6, 4), textcoords="offset points", color=plot.REAL)
+
+
+half = np.tan(np.radians(40) / 2)
+fig, (side, front) = plt.subplots(1, 2, figsize=(8.4, 3.2), width_ratios=[1.5, 1])
+side.plot([1, 1], [-half, half], color="k", linewidth=3)  # the screen
+side.plot([1, 0, 1], [half, 0, -half], color="0.6", linewidth=1)
+side.plot([0, 1.5], [0, 1.5 * 0.2], color=plot.FAKE)  # the ray through y = 0.2
+side.plot(0, 0, "ko")
+side.text(-0.07, -0.1, "eye")
+side.text(0.2, 0.015, "angle / 2", fontsize=8)
+side.text(1.04, -half, "screen, half of it is\ntan(angle / 2) high")
+side.text(1.3, 0.32, "ray", color=plot.FAKE)
+arrow(side, (0, 0), (0.75, 0), "forward")
+arrow(side, (0, 0), (0, 0.35), "up")
+side.set(xlim=(-0.2, 1.75), ylim=(-0.45, 0.45), aspect="equal", title="from the side")
+front.hlines(np.linspace(-half, half, 7), -4 / 3 * half, 4 / 3 * half, color="0.8")
+front.vlines(np.linspace(-4 / 3 * half, 4 / 3 * half, 9), -half, half, color="0.8")
+front.plot(0.3, 0.18, "s", color=plot.FAKE, markersize=12)
+front.text(0.12, 0.28, "pixel (x, y)", color=plot.FAKE)
+arrow(front, (0, 0), (0.3, 0), "x right")
+arrow(front, (0.3, 0), (0.3, 0.15), "y up")
+front.set(aspect="equal", title="the screen, from the eye")
+for ax in (side, front):
+    ax.set_axis_off()
+plot.show(fig, alt="Left: an eye, arrows forward and up, and an upright screen at distance 1; lines "
+                   "to its edges and an orange ray through one point. Right: the screen as a grid "
+                   "of pixels; one of them is x to the right and y up from the middle.")
+
 
 # %%
 def unit(v):
@@ -110,14 +172,13 @@ def unit(v):
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
-# %%
 def camera_rays(height, width, eye, target, angle=40.0):
     """Directions (height, width, 3) of the rays of a camera with this vertical angle [degrees]."""
     forward = unit(target - eye)
-    right = unit(np.cross(forward, [0.0, 1.0, 0.0]))
+    right = unit(np.cross(forward, [0.0, 1.0, 0.0]))  # [0, 1, 0] is vertical
     up = np.cross(right, forward)
-    half = np.tan(np.radians(angle) / 2)  # half the picture's height, at distance 1
-    x = (2 * (np.arange(width) + 0.5) / width - 1) * half * width / height
+    half = np.tan(np.radians(angle) / 2)  # half the screen's height, at distance 1
+    x = (2 * (np.arange(width) + 0.5) / width - 1) * half * width / height  # pixels' middles
     y = (1 - 2 * (np.arange(height) + 0.5) / height) * half  # row 0 is the top
     return unit(forward + x[None, :, None] * right + y[:, None, None] * up)
 
@@ -180,13 +241,15 @@ plot.show(
 # The right picture already knows that this is a ball and not a disc. Our eyes can't tell: distance
 # isn't light. That comes next.
 #
-# First a habit of this course. Every section ends with a *checkpoint*: a cell that proves the
-# result **by another route**. From distance $a$, the rim of a sphere appears at the angle
-# $\arcsin(r/a)$ to its centre. That is school geometry, without a quadratic.
+# First a habit of this course. Every section ends with a *checkpoint*: a cell that tests the result
+# **by another route**. From a distance $\ell$, the rim of a sphere appears at the angle
+# $\arcsin(r/\ell)$ to its centre. That is school geometry, without a quadratic.
 
 # %%
-# checkpoint: hits lie on the sphere, and the disc is the one that geometry predicts
+# checkpoint: hits lie on the sphere, the disc is what geometry predicts, the camera looks ahead
 assert np.abs(np.linalg.norm(points - centre, axis=-1) - radius).max() < 1e-6
+odd = camera_rays(101, 101, eye, target=np.array([1.0, 2.0, 0.0]))
+assert np.allclose(odd[50, 50], unit(np.array([1.0, 2.0, 0.0]) - eye))  # the pixel in the middle
 angle = np.arccos(dot(rays, unit(centre - eye)))
 predicted = angle < np.arcsin(radius / np.linalg.norm(centre - eye))
 assert (predicted == hit).all()
@@ -195,8 +258,8 @@ print("✓ every pixel agrees")
 # %% [markdown]
 # ## 0.2 Why does a disc not look like a ball?
 #
-# Because light is missing. Let $n$ be the **normal**, the unit vector that stands upright on the
-# surface (on a sphere: away from the centre), and $s$ the unit vector towards the sun. A surface
+# Because light is missing. Let $n$ be the **normal**, the unit vector perpendicular to the surface
+# (on a sphere it points away from the centre), and $s$ the unit vector towards the sun. A surface
 # that faces the sun gets the full light; one that is tilted spreads the same light over a larger
 # area. This is Lambert's law, 1760:
 #
@@ -247,9 +310,10 @@ plot.show(
 assert np.abs(np.linalg.norm(normals, axis=-1) - 1).max() < 1e-6
 for axis in range(3):
     step = 1e-6 * np.eye(3)[axis]
-    further, nearer = (np.linalg.norm(points + s - centre, axis=-1) for s in (step, -step))
+    further = np.linalg.norm(points + step - centre, axis=-1)
+    nearer = np.linalg.norm(points - step - centre, axis=-1)
     assert np.abs((further - nearer) / 2e-6 - normals[:, axis]).max() < 1e-6
-print("✓ upright on the surface, everywhere")
+print("✓ perpendicular to the surface, everywhere")
 
 # %% [markdown]
 # ## 0.3 What is the rule for marble?
@@ -269,11 +333,12 @@ CORNERS = np.random.default_rng(3).random((32, 32, 32))  # repeats every 32 cube
 
 
 # %%
-def noise_at(p):
-    """Smooth noise in [0, 1] at points (…, 3)."""
+def noise_at(p, smooth=True):
+    """Noise in [0, 1] at points (…, 3)."""
     cell = np.floor(p).astype(int)
     f = p - cell
-    f = f * f * (3 - 2 * f)  # flat at both ends: no seams between cubes
+    if smooth:
+        f = f * f * (3 - 2 * f)  # flat at both ends: no seams between cubes
     total = np.zeros(p.shape[:-1])
     for corner in np.ndindex(2, 2, 2):
         weight = np.where(np.array(corner) == 1, f, 1 - f).prod(axis=-1)
@@ -338,13 +403,17 @@ plot.show(
 # and that is [chapter 01](01_kl_divergence.ipynb).
 
 # %%
-# checkpoint: at the corners the noise is the table, and no seam shows where cubes meet
+# checkpoint: at the corners the noise is the table; where cubes meet, its slope does not jump
 corners = np.random.default_rng(0).integers(0, 31, (1_000, 3))
 assert np.allclose(noise_at(corners.astype(float)), CORNERS[tuple(corners.T)])
-anywhere = np.random.default_rng(1).uniform(0, 31, (1_000, 3))
-anywhere[:, 0] = np.round(anywhere[:, 0])  # on a face between two cubes
-assert np.allclose(noise_at(anywhere - [1e-7, 0, 0]), noise_at(anywhere + [1e-7, 0, 0]))
-print("✓ exact at the corners, seamless between")
+face = np.random.default_rng(1).uniform(0, 31, (1_000, 3))
+face[:, 0] = np.round(face[:, 0])  # on a face between two cubes
+for smooth in (True, False):
+    ahead, behind = noise_at(face + [1e-5, 0, 0], smooth), noise_at(face - [1e-5, 0, 0], smooth)
+    slopes = (ahead - noise_at(face, smooth)) / 1e-5, (noise_at(face, smooth) - behind) / 1e-5
+    jump = np.abs(slopes[0] - slopes[1]).max()
+    print(f"smooth={smooth!s:6} largest jump of the slope {jump:.4f}")
+    assert (jump < 1e-3) == smooth  # without blend's flat ends there is a crease at each face
 
 # %% [markdown]
 # ## 0.4 The whole scene
@@ -423,7 +492,8 @@ def render(balls, sun, height, width, rays_per_side=2):
     rays = camera_rays(n * height, n * width, eye, target=np.array([0.2, 0.75, 0.0])).reshape(-1, 3)
     light = trace(np.zeros_like(rays) + eye, rays, balls, sun)
     light = light.reshape(height, n, width, n, 3).mean(axis=(1, 3))
-    return np.clip(light, 0, 1) ** (1 / 1.6)  # screens darken the middle tones; this undoes it
+    # screens darken the middle tones (power 2.2); this undoes a part of it, as looked best here
+    return np.clip(light, 0, 1) ** (1 / 1.6)
 
 
 # %%
@@ -462,7 +532,9 @@ plot.show(
 # none of them. Find the marble ball in the mirror, and the mirror's bent horizon.
 #
 # What the picture does not have: soft shadows, and light that bounces from the orange ball onto
-# the floor. Those need many more rays, not other ideas.
+# the floor. For those, each point must gather light from *all* directions. One sends many rays in
+# random directions and takes their mean: Monte Carlo integration, which
+# [chapter 01](01_kl_divergence.ipynb) uses for another purpose.
 
 # %% [markdown]
 # ### Move the sun
@@ -506,7 +578,7 @@ widgets.explore(
 
 # %% [markdown]
 # It does look rough: shading is all that the eye has. But the shadow on the floor stays a smooth
-# ellipse, for the shape never changed. Films and games use this cheat (*bump mapping*) every day.
+# ellipse, since the shape never changed. Films and games use this trick (*bump mapping*) every day.
 # Slide the sun down to the horizon and it shows: the bumps throw no shadows on each other.
 
 # %% [markdown]
@@ -575,17 +647,21 @@ print(f"✓ {len(circles)} circles are where their factors say")
 def threes(n, seed=0):
     """n pictures (n, 1, 16, 16) of a 3, by rule, in [-1, 1]."""
     rng = np.random.default_rng(seed)
-    knobs = [(2.4, 3.8), (3.0, 3.6), (-0.1, 0.25), (0.3, 1.0), (-1.0, 0.0)]
-    wide, tall, slant, thick, shift = (rng.uniform(a, b, (n, 1, 1, 1)) for a, b in knobs)
+
+    def knob(low, high):
+        return rng.uniform(low, high, (n, 1, 1, 1))
+
+    wide, tall, slant = knob(2.4, 3.8), knob(3.0, 3.6), knob(-0.1, 0.25)
+    thick, shift = knob(0.3, 1.0), knob(-1.0, 0.0)
     turn = np.linspace(-0.5, 0.8, 30) * np.pi  # from the middle of the 3 to its upper tip
     down = tall * np.concatenate([-1 - np.sin(turn), 1 + np.sin(turn)])
     right = wide * np.tile(np.cos(turn), 2) - slant * down + shift  # both (n, 1, 1, 60)
-    v, u = np.mgrid[:16, :16, :1][:2] - 7.5  # each pixel's place from the middle: (16, 16, 1)
-    distance = np.hypot(u - right, v - down).min(axis=-1)  # to the nearest point of the pen's way
-    ink = np.clip(1 - (distance - thick[..., 0]) / 1.8, 0, 1)
-    coarse = torch.tensor(ink[:, None], dtype=torch.float32).unfold(2, 2, 2).unfold(3, 2, 2)
-    coarse = 2 * coarse.mean((4, 5)) - 1  # the real ones were scanned at 8 × 8; so are these
-    return torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
+    v, u = np.mgrid[:16, :16] - 7.5  # each pixel's place, from the middle: (16, 16) each
+    distance = np.hypot(u[..., None] - right, v[..., None] - down)  # (n, 16, 16, 60)
+    nearest_point = distance.min(axis=-1)  # of the stroke
+    ink = np.clip(1 - (nearest_point - thick[..., 0]) / 1.8, 0, 1)
+    coarse = F.avg_pool2d(torch.tensor(ink[:, None], dtype=torch.float32), 2)  # the real ones were
+    return F.interpolate(2 * coarse - 1, size=16, mode="bilinear")  # scanned at 8 × 8, too
 
 
 # %%
@@ -741,20 +817,26 @@ by_rule = threes(1_500)
 threes_seconds = time.perf_counter() - began
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.9), sharey=True)
-ways = (("real", train_x, plot.REAL), ("by rule", by_rule, plot.THIRD))
-ways += (("learned", drawn, plot.FAKE),)
+def outline(ax, values, color, name):
+    bins = np.linspace(0, 12, 40)
+    ax.hist(values.numpy(), bins, density=True, histtype="step", color=color, label=name)
+    ax.set_xlabel("distance to the nearest [pixel values]")
+
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
+ways = [
+    ("real", train_x, plot.REAL),
+    ("by rule", by_rule, plot.THIRD),
+    ("learned", drawn, plot.FAKE),
+]
 for name, pictures, color in ways:
     out = nearest(test_x if name == "real" else pictures, train_x)
     back = nearest(test_x, pictures)
     print(f"{name:8}  drawn → real: median {out.median():.2f}   real → drawn: {back.median():.2f}")
-    for ax, values in ((left, out), (right, back)):
-        style = {"bins": np.linspace(0, 12, 40), "density": True, "histtype": "step"}
-        ax.hist(values.numpy(), color=color, label=name, linewidth=1.8, **style)
-left.set(
-    title="1. from drawn to real", xlabel="distance to the nearest [pixel values]", ylabel="density"
-)
-right.set(title="2. from real to drawn", xlabel="distance to the nearest [pixel values]")
+    outline(left, out, color, name)
+    outline(right, back, color, name)
+left.set(title="1. from drawn to real", ylabel="density")
+right.set(title="2. from real to drawn")
 left.legend()
 plot.show(
     fig,
@@ -763,37 +845,37 @@ plot.show(
 )
 
 # %% [markdown]
-# Blue, real digits among themselves, is the yardstick (whoever draws only typical digits can beat
-# it in 1). Question 2 gives the rule away: its neat threes lie near real ones, yet most real digits
-# are near nothing it drew. The generator does fairly on both.
+# Blue, real digits among themselves, is the yardstick. (Whoever draws only typical digits can even
+# beat it in 1.) Question 2 gives the rule away: its neat threes lie near real ones, but most real
+# digits are near nothing that it drew. The generator, in this one training, is not far from blue in
+# both.
 #
-# Hold on to this pair of questions. [Chapter 01](01_kl_divergence.ipynb) turns them into the two
+# Remember the two questions. [Chapter 01](01_kl_divergence.ipynb) turns them into the two
 # directions of the KL divergence, [chapter 07](07_evaluation.ipynb) into precision and recall.
 #
-# What the figure does not say: whether pixels are the right ruler (move a digit one pixel and it is
-# "far"), and whether the generator *copies*. A thief would be at zero in 1 and equal the blue curve
-# in 2, and that is no merit.
+# What the figure does not say: whether pixels are the right ruler (move a digit by one pixel, and
+# it is "far"), and whether the generator *copies*. A copier would be at zero in 1 and equal the
+# blue curve in 2.
 
 # %%
-rows = [("", "by rule: scene", "by rule: 3", "learned: digits")]
-scene = (unit, camera_rays, hit_sphere, hit_floor, first_hit, lambert, noise_at, fractal)
-scene += (mix, marble, checkerboard, sky, trace, render)
-code = [sum(len(inspect.getsource(f).splitlines()) for f in part) for part in (scene, [threes])]
-rows += [("lines that say how it looks", *code, 0)]
-rows += [("examples looked at", "0", "a few, by us", f"{len(digits):,}")]
-rows += [("numbers learned from them", "0", "0", f"{learned_numbers:,}")]
-rows += [("random numbers per picture", "0", "5", Z)]
-rows += [
-    (
-        "seconds, all included",
-        f"{render_seconds:.1f}",
-        f"{threes_seconds:.1f}",
-        f"{learn_seconds:.1f}",
-    )
+def lines(*functions):
+    """How many lines of code these functions have."""
+    return sum(len(inspect.getsource(f).splitlines()) for f in functions)
+
+
+geometry = lines(unit, camera_rays, hit_sphere, hit_floor, first_hit, lambert, trace, render)
+texture = lines(noise_at, fractal, mix, marble, checkerboard, sky)
+table = [
+    ("", "by rule: scene", "by rule: 3", "learned: digits"),
+    ("lines that say how it looks", geometry + texture, lines(threes), 0),
+    ("examples looked at", 0, "a few, by us", len(digits)),
+    ("numbers learned from them", 0, 0, learned_numbers),
+    ("random numbers per picture", 0, 5, Z),
+    ("seconds", round(render_seconds, 1), round(threes_seconds, 1), round(learn_seconds, 1)),
+    ("knows what it drew", "yes", "yes", "no"),
 ]
-rows += [("knows what it drew", "yes", "yes", "no")]
-for row in rows:
-    print(f"{row[0]:28}{row[1]!s:>16}{row[2]!s:>14}{row[3]!s:>18}")
+for what, scene, three, learned in table:
+    print(f"{what:28}{scene!s:>16}{three!s:>14}{learned!s:>18}")
 
 # %%
 # checkpoint: distances by cdist equal distances by hand, and leaving out digits shows in 2 only
@@ -810,36 +892,47 @@ print(f"✓ compared with real digits: drawn → real ×{strange:.1f}, real → 
 # A GAN needs *two* learners. What if $D$ learns first, becomes an expert, and then never changes
 # again? It sounds reasonable: a teacher needn't learn during the lesson.
 #
-# We train a new $D$ against an untrained $G$, then freeze it and let only $G$ learn. The cell
-# prints $D$'s belief that a picture is real, for real pictures and for generated ones.
+# We train a new $D$ against an untrained $G$, then freeze it and let only $G$ learn. At last $D$
+# may learn again, for a moment. The cell prints how far $D$ believes that a picture is real, for
+# real ones and for generated ones. Three times, from different random numbers.
 #
 # **Predict:** can $G$ convince the frozen judge? And what will its pictures look like?
 
 
 # %%
-def beliefs(G, D, when):
+def beliefs(G, D):
+    """D's mean belief in real pictures and in generated ones."""
     with torch.no_grad():
-        fake = torch.sigmoid(D(G(torch.randn(256, Z, device=device)))).mean()
         real = torch.sigmoid(D(digits.batch(0, 256))).mean()
-    print(f"{when:32} D(real) = {real:.3f}   D(generated) = {fake:.3f}")
-    return fake.item()
+        fake = torch.sigmoid(D(G(torch.randn(256, Z, device=device)))).mean()
+    return real.item(), fake.item()
 
 
 # %%
-runtime.seed_everything(1)
-G2 = nets.DCGANGenerator(16, channels=1, z_dim=Z, width=16).to(device)
-D2 = nets.DCGANDiscriminator(16, channels=1, width=16).to(device)
+def frozen_judge(seed):
+    """D's beliefs (3, 2) after each of three trainings, and what G drew after the second."""
+    runtime.seed_everything(seed)
+    G = nets.DCGANGenerator(16, channels=1, z_dim=Z, width=16).to(device)
+    D = nets.DCGANDiscriminator(16, channels=1, width=16).to(device)
+    play(G, D, SHORT, g_learns=False)
+    expert = beliefs(G, D)
+    play(G, D, 2 * SHORT, d_learns=False)
+    fooled, fooling = beliefs(G, D), G(noise).detach().cpu()
+    play(G, D, SHORT, g_learns=False)
+    return torch.tensor([expert, fooled, beliefs(G, D)]), fooling
+
+
+# %%
 SHORT = runtime.budget(smoke=15, cpu=60, gpu=60)  # noise against digits is an easy lesson
-play(G2, D2, SHORT, g_learns=False)
-expert = beliefs(G2, D2, "D has learned, G has not")
-play(G2, D2, 2 * SHORT, d_learns=False)
-fooled = beliefs(G2, D2, "G has learned, D is frozen")
-with torch.no_grad():
-    fooling = G2(noise).cpu()
-play(G2, D2, SHORT, g_learns=False)
-caught = beliefs(G2, D2, "D may learn again, for a moment")
+stories = [frozen_judge(seed=1 + seed) for seed in SEEDS]
+moments = ("D has learned, G has not", "G has learned, D is frozen", "D may learn again, a moment")
+for i, moment in enumerate(moments):
+    for name, column in (("D(real)", 0), ("D(generated)", 1)):
+        shown = "  ".join(f"{believed[i, column]:.3f}" for believed, _ in stories)
+        print(f"{moment:28} {name:13} {shown}")
 
 # %%
+believed, fooling = stories[0]
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 1.5))
 plot.grid(fooling[:12], columns=6, ax=left, title="what convinces a frozen judge …")
 plot.grid(generator(noise[:12]).detach(), columns=6, ax=right, title="… and one that learns")
@@ -850,9 +943,9 @@ plot.show(
 )
 
 # %% [markdown]
-# The frozen judge is fully convinced, and by what! It learned what separates digits from *that one
-# kind of noise*, and nothing else. $G$ found the gap in its knowledge and stays there. As soon as
-# $D$ may learn again, the trick is worth nothing.
+# The frozen judge is fully convinced, by pictures in which nobody else sees a digit. It learned
+# what separates digits from *that one kind of noise*, and nothing else. $G$ found the gap in its
+# knowledge and stays there. As soon as $D$ may learn again, the trick is worth nothing.
 #
 # So the judge must keep up with the forger. This is why training a GAN is a game and not a walk
 # downhill ([chapter 02](02_minimax.ipynb)), and why its losses are so odd to read ([chapter
@@ -861,10 +954,13 @@ plot.show(
 
 # %%
 # checkpoint: first the expert knows, then it is fooled, then it knows again
+learner = nearest(generator(noise).detach().cpu(), train_x).median()
 if runtime.profile() != "smoke":
-    assert expert < 0.1 and fooled > 0.9 and caught < 0.1
-    assert nearest(fooling, train_x).median() > nearest(generator(noise).cpu(), train_x).median()
-print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → {caught:.3f}")
+    for believed, fooling in stories:
+        expert, fooled, caught = believed[:, 1]
+        assert expert < 0.1 and fooled > 0.9 and caught < 0.1
+        assert nearest(fooling, train_x).median() > learner
+print("✓ sure, fooled, sure again; and what fools it is far from every digit")
 
 # %% [markdown]
 # # How this course works
@@ -900,7 +996,7 @@ print(f"✓ D's belief in generated pictures: {expert:.3f} → {fooled:.3f} → 
 #
 # **Break it** sections make a real mistake on purpose, so that you recognise it when you make it.
 #
-# **Exercises:** chapters 01 to 10 have a notebook of their own each, in
+# **Exercises:** chapters 01 to 10 and 14 have a notebook of their own each, in
 # [`exercises/`](../exercises/README.md): write a function, and a check names your mistake.
 
 # %% [markdown]
