@@ -161,8 +161,8 @@ arrow(front, (0.3, 0), (0.3, 0.15), "y up")
 front.set(aspect="equal", title="the screen, from the eye")
 for ax in (side, front):
     ax.set_axis_off()
-plot.show(fig, alt="Left: an eye, arrows forward and up, and an upright screen at distance 1; lines "
-                   "to its edges and an orange ray through one point. Right: the screen as a grid "
+plot.show(fig, alt="Left: an eye, arrows forward and up, and a screen at distance 1; lines to "
+                   "its edges and an orange ray through one point. Right: the screen as a grid "
                    "of pixels; one of them is x to the right and y up from the middle.")
 
 

@@ -29,8 +29,8 @@
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge -->
-# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/01_kl_divergence.ipynb)
+# <!-- badge --> [Open in
+# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/01_kl_divergence.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
@@ -101,12 +101,13 @@ plot.show(
 )
 
 # %% [markdown]
-# Both orange curves are optimal, and they have almost nothing to do with each other. A covers
-# everything, and puts its peak where there is hardly any data. B ignores four tenths of the data,
-# and is nearly perfect on the rest.
+# Both orange curves are optimal, and they hardly resemble each other. A covers everything, and puts
+# its peak where there is hardly any data. B ignores four tenths of the data, and is nearly perfect
+# on the rest.
 #
-# Both rulers are "the KL divergence". They differ in the order of two arguments. This choice pushes
-# a generator of images towards *blurry* or towards *forgetful*, and it returns throughout the
+# Both rulers are "the KL divergence". They differ only in the order of two arguments. If our family
+# of models contained $p$, both would choose $p$ itself. But one Gaussian can't be two bumps. So
+# each ruler has to give something up, and they choose differently. This returns throughout the
 # course. Section 1.5 says which ruler is which.
 
 # %% [markdown]
@@ -147,8 +148,8 @@ for name, die in (("loaded", loaded), ("fair", fair)):
     print(f"{name:>6}: faces {[f'{s:.2f}' for s in -die.log()]}, average {entropy(die):.3f} nats")
 
 # %% [markdown]
-# Less surprising: a six costs you so little, so often, that it more than pays for the rarer faces.
-# The fair die is the most surprising of all dice, with $H = \log 6$.
+# Less surprising: a six comes often and surprises little, and this outweighs the rarer faces. The
+# fair die is the most surprising of all dice, with $H = \log 6$.
 #
 # The figure shows both ideas: the surprise of a single outcome, and the entropy of a coin that
 # lands on heads with probability $b$.
@@ -176,8 +177,8 @@ plot.show(
 # largest when all outcomes are equally likely.
 #
 # **What it does not say.** Entropy does not know *what* the outcomes are, or how close together
-# they lie. Swap the faces one and six and it stays the same. Remember this: it is the seed of the
-# trouble in section 1.8.
+# they lie. Swap the faces one and six and it stays the same. Remember this: it is where the trouble
+# of section 1.8 comes from.
 
 # %%
 # checkpoint: entropy is the average surprise, so many rolls must give it too
@@ -280,8 +281,8 @@ print("ink pixels:", *ink[:12].tolist())
 #
 # *Maximum likelihood* picks the $\theta$ under which the observed samples are most probable: the
 # smallest **negative log-likelihood** (NLL) per sample. It needs only samples. KL needs
-# $p_\text{data}$; here, by way of exception, we can count it. (It is the distribution *of these
-# images*, the empirical one.)
+# $p_\text{data}$; just this once, we can count it. (It is the distribution *of these images*, the
+# empirical one.)
 #
 # **Predict:** we draw both as functions of $\mu$. How will the two curves differ?
 
@@ -347,8 +348,8 @@ ax_one.text(best_mu + 0.2, 1.5, "H(p_data)")
 ax_one.set(xlabel="μ [pixels], at the best σ", ylabel="loss [nats]", ylim=(-0.1, 7))
 ax_one.legend(loc="upper center")
 ax_two.bar(k, p_data, color=plot.REAL, alpha=0.6, label="data")
-ax_two.plot(k, log_model(*by_nll[0, :2]).exp(), ":", color=plot.FAKE, label="model, start")
-ax_two.plot(k, log_model(*by_nll[-1, :2]).exp(), color=plot.FAKE, label="model, end")
+ax_two.plot(k, log_model(36.0, 8.0).exp(), ":", color=plot.FAKE, label="model, start")
+ax_two.plot(k, log_model(best_mu, best_sigma).exp(), color=plot.FAKE, label="model, end")
 ax_two.set(xlabel="ink pixels k", ylabel="probability")
 ax_two.legend(loc="upper right")
 plot.show(
@@ -376,7 +377,7 @@ theta = torch.tensor([30.0, 6.0], requires_grad=True)
 torch.testing.assert_close(g_nll, g_kl)
 torch.testing.assert_close(by_nll[:, 2] - by_kl[:, 2], gap.expand(500))
 torch.testing.assert_close(by_nll[-1, :2], by_kl[-1, :2])
-model_mean = (k * log_model(*by_nll[-1, :2]).exp()).sum()  # the theory: exponential families
+model_mean = (k * log_model(best_mu, best_sigma).exp()).sum()  # theory: exponential families
 torch.testing.assert_close(model_mean, ink.double().mean(), rtol=1e-3, atol=0)
 
 # %% [markdown]
@@ -434,8 +435,8 @@ print(f"models of a wrong class   {cost[~is_right].mean():5.1f}")
 
 # %% [markdown]
 # The right model saves more than half. It must be told the class first, and that costs at most
-# $\log 10 \approx 2.3$ nats more: still a bargain. A wrong model is dear, but mostly cheaper than
-# knowing nothing: all digits leave the same corners empty, and every model has learned that.
+# $\log 10 \approx 2.3$ nats more: still worth it. A wrong model is costly, but on average cheaper
+# than knowing nothing: all digits leave the same corners empty, and every model has learned that.
 #
 # Which class is mistaken for which? The next figure shows, for the images of each class (row), how
 # much more they cost under each model (column) than under their own.
@@ -460,9 +461,9 @@ plot.show(
 # %% [markdown]
 # **What it says.** Every row is cheapest on the diagonal. The table is not symmetric: each entry is
 # a difference of two KLs, from the class's images to the column's model and to their own. Read
-# columns, too: the models of zero and six, with the lowest entropies in the list above, are the
-# surest of themselves, and the dearest when they are wrong. (Choosing the cheapest model *is* a
-# classifier; the next cell prints how often it is right.)
+# columns, too: the models of zero and six have the lowest entropies in the list above. They are the
+# surest, and the costliest when they are wrong. (Choosing the cheapest model *is* a classifier; the
+# next cell prints how often it is right.)
 #
 # **What it does not say.** That a low cost makes good pictures. Let us look at what these models
 # *draw*.
@@ -513,6 +514,16 @@ assert (mean_cost.argmin(1) == torch.arange(10)).all()  # each class is cheapest
 # The first weighs by $p$. It is large where there is data and the model has none: *cover all data*.
 # The second weighs by $q$. It is large where the model puts something and there is no data: *never
 # make what is not real*.
+#
+# One warning. A density may be above 1. Then $-\log p(x)$ is negative, and so may be the entropy;
+# and both change with the *unit* of $x$. A KL does not: in $p/q$ the unit cancels.
+
+# %%
+Normal = torch.distributions.Normal
+for unit, scale in (("metres", 1.0), ("centimetres", 100.0)):
+    narrow, wide = Normal(0.0, 0.1 * scale), Normal(0.0, 0.2 * scale)
+    between = torch.distributions.kl_divergence(narrow, wide)
+    print(f"in {unit:>11}: H(narrow) = {narrow.entropy():6.3f}, KL(narrow‖wide) = {between:.3f}")
 
 # %%
 def forward_kl(mu, sigma):  # KL(p‖q), q = N(mu, sigma²)
@@ -568,21 +579,20 @@ widgets.explore(
 # many different answers will the four runs give?
 
 # %%
-fits = {
-    (name, start): descend(loss, mu=start, sigma=1.0, steps=400, rate=0.1)
-    for name, loss in (("KL(p‖q)", forward_kl), ("KL(q‖p)", reverse_kl))
-    for start in (-1.0, 1.0)
-}
-for (name, start), path in fits.items():
-    mu, sigma, value = path[-1]
-    print(f"{name} from μ = {start:+.0f}: μ {mu:+.3f}, σ {sigma:.3f}, {value:.3f} nats")
+fits = {}
+for name, loss in (("KL(p‖q)", forward_kl), ("KL(q‖p)", reverse_kl)):
+    for start in (-1.0, 1.0):
+        fits[name, start] = descend(loss, mu=start, sigma=1.0, steps=400, rate=0.1)
+        mu, sigma, value = fits[name, start][-1]
+        print(f"{name} from μ = {start:+.0f}: μ {mu:+.3f}, σ {sigma:.3f}, {value:.3f} nats")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.9), sharey=True)
 for ax, name in zip(axes, ("KL(p‖q)", "KL(q‖p)"), strict=True):
     plot.density(GRID, p, ax=ax)
     for start, line in ((-1.0, "-"), (1.0, "--")):
-        q = log_normal(GRID, *fits[name, start][-1, :2]).exp()
+        mu, sigma, _ = fits[name, start][-1]
+        q = log_normal(GRID, mu, sigma).exp()
         ax.plot(GRID, q, line, color=plot.FAKE, label=f"from μ = {start:+.0f}")
     ax.set(xlim=(-6, 6), ylim=(0, 0.95), xlabel="x", title=f"smallest {name}")
     ax.legend(loc="upper center", ncols=2)
@@ -598,8 +608,10 @@ plot.show(
 # the empty middle. $\mathrm{KL}(q\,\|\,p)$ is *mode-seeking*: one bump, nearly exactly, and which
 # one depends on the start. So ruler A was KL(p‖q) and ruler B was KL(q‖p).
 #
-# A model of images trained by likelihood covers: rather a blur between two shirts than a missed
-# shirt. One that seeks would draw one shirt sharply, and forget the others.
+# A model of digits trained by likelihood covers: it would rather draw something between a 3 and an
+# 8 than miss one of them. A model that seeks would draw threes, sharply, and forget the eights. But
+# blame the family first: both faults are there only because no $q$ of the family is $p$. The blur
+# comes from the family; the ruler only chooses the fault.
 #
 # **What it does not say.** That seeking always succeeds. One more run, from a *broad* start:
 
@@ -610,11 +622,11 @@ print(f"KL(q‖p) from μ = +1, σ = 2: μ {mu:+.3f}, σ {sigma:.3f}, {value:.3f
 # %% [markdown]
 # It stays broad, at a higher KL than both answers before: a *local minimum*. To leave it, the
 # Gaussian would have to become worse first. KL(p‖q) had a single minimum to find; KL(q‖p) has at
-# least three here. "Mode-seeking" describes the best minimum, and gradient descent promises only a
-# nearby one.
+# least three here. "Mode-seeking" describes the best minimum. Gradient descent finds only a nearby
+# one.
 #
-# Nor do all generators sit at one of these two ends. GANs are often sharp *and* forgetful, but
-# their ruler is a third one (section 1.7 and [chapter 02](02_minimax.ipynb)).
+# There are other rulers than these two. That of a GAN is a third one (section 1.7 and
+# [chapter 02](02_minimax.ipynb)).
 
 # %% [markdown]
 # Two small pieces of theory predict what descent found.
@@ -623,9 +635,9 @@ print(f"KL(q‖p) from μ = +1, σ = 2: μ {mu:+.3f}, σ {sigma:.3f}, {value:.3f
 # best Gaussian therefore has the **mean and variance of** $p$.
 #
 # *Seeking.* If $q$ is exactly the left bump, with weight $w$ in $p$, then near it $p \approx w\,q$.
-# So $\log(q/p) \approx -\log w$ everywhere that counts, and
-# $\mathrm{KL}(q\,\|\,p) \approx -\log w$: forgetting four tenths of the data costs only about half
-# a nat. That is why mode-seeking models can afford it.
+# So $\log(q/p) \approx -\log w$ wherever $q$ is, and $\mathrm{KL}(q\,\|\,p) \approx -\log w$.
+# Forgetting four tenths of the data costs only about half a nat: so little that the reverse KL
+# allows it.
 
 # %%
 # checkpoint: theory for both directions, against what gradient descent found
@@ -636,6 +648,8 @@ for start in (-1.0, 1.0):
     torch.testing.assert_close(found, torch.stack([mean, deviation]), rtol=0, atol=1e-3)
 for start, weight in ((-1.0, WEIGHT), (1.0, 1 - WEIGHT)):
     assert abs(fits["KL(q‖p)", start][-1, 2] + math.log(weight)) < 0.05
+formula = math.log(0.1) + math.log(2 * math.pi * math.e) / 2  # H of N(0, 0.1²), below 0
+assert abs(Normal(0.0, 0.1).entropy() - formula) < 1e-6 and formula < 0
 print(f"-log {WEIGHT} = {-math.log(WEIGHT):.3f}   -log {1 - WEIGHT} = {-math.log(1 - WEIGHT):.3f}")
 
 # %% [markdown]
@@ -738,20 +752,19 @@ plot.show(
 
 # %% [markdown]
 # **What it says.** The error bar is honest: the standard error, computed from one run alone,
-# matches the true error over many runs. Both fall like $1/\sqrt n$: a digit more costs a hundred
+# matches the true error over many runs. Both fall like $1/\sqrt n$: one digit more takes a hundred
 # times the samples. About one estimate in three lies further than one error bar from the truth.
 # That is what a standard error means; it is no failure.
 #
 # **What it does not say.** That the error bar guards against mistakes. It measures chance, not
-# whether you averaged the right thing. Section 1.9 abuses this.
+# whether you averaged the right thing. Section 1.9 shows such a mistake.
 
 # %% [markdown]
 # The number of dimensions does not enter the formula (only $s$ may grow with it). Here is the first
 # row of the batch above, 24 dimensions at once, with the VAE's closed form beside it:
 
 # %%
-normal = torch.distributions.Normal
-posterior, prior = normal(mu[0], (logvar[0] / 2).exp()), normal(torch.zeros(24), 1)
+posterior, prior = Normal(mu[0], (logvar[0] / 2).exp()), Normal(torch.zeros(24), 1)
 z = posterior.sample((20_000,))  # (N, 24); log densities of independent dimensions add
 estimate, error = divergences.monte_carlo_kl(
     lambda z: posterior.log_prob(z).sum(1), lambda z: prior.log_prob(z).sum(1), z
@@ -764,21 +777,21 @@ assert (estimate - mine[0]).abs() < 5 * error
 torch.testing.assert_close(
     torch.tensor(closed_form), divergences.kl_gaussians(MU_P, SIGMA_P, MU_Q, SIGMA_Q)
 )
-by_torch = torch.distributions.kl_divergence(normal(MU_P, SIGMA_P), normal(MU_Q, SIGMA_Q))
+by_torch = torch.distributions.kl_divergence(Normal(MU_P, SIGMA_P), Normal(MU_Q, SIGMA_Q))
 torch.testing.assert_close(torch.tensor(closed_form), by_torch)
 centre = torch.where(torch.rand(20_000) < WEIGHT, -CENTRE, CENTRE)  # which bump, then where
 samples = centre + WIDTH * torch.randn(20_000)
 both = torch.distributions.MixtureSameFamily(
-    categorical(torch.tensor([WEIGHT, 1 - WEIGHT])), normal(torch.tensor([-CENTRE, CENTRE]), WIDTH)
+    categorical(torch.tensor([WEIGHT, 1 - WEIGHT])), Normal(torch.tensor([-CENTRE, CENTRE]), WIDTH)
 )
-estimate, error = divergences.monte_carlo_kl(both.log_prob, normal(0.0, 2.0).log_prob, samples)
+estimate, error = divergences.monte_carlo_kl(both.log_prob, Normal(0.0, 2.0).log_prob, samples)
 print(f"sum over the grid {forward_kl(0.0, 2.0):.4f}, Monte Carlo {estimate:.4f} ± {error:.4f}")
 assert (estimate - forward_kl(0.0, 2.0)).abs() < 5 * error
 
 # %% [markdown]
 # ## 1.7 A bounded, symmetric ruler: Jensen–Shannon
 #
-# **Question.** KL takes sides and can be infinite. Is there a fairer ruler?
+# **Question.** KL is not symmetric, and it can be infinite. Is there a ruler without these faults?
 #
 # Let $m = \tfrac12(p + q)$ be the half-and-half mixture, and compare both with *it*:
 #
@@ -814,13 +827,30 @@ plot.show(
 )
 
 # %% [markdown]
-# **What it says.** Near $d = 0$ both are parabolas. Then KL runs away, and JS settles at $\log 2$.
+# **What it says.** Near $d = 0$ both are parabolas. Then KL goes on growing, and JS settles at
+# $\log 2$.
 #
-# There is a game behind it. I toss a coin, draw $x$ from $p$ or from $q$ accordingly, and show you
-# $x$. How many nats does $x$ tell you about the coin? On average, exactly $\mathrm{JS}(p, q)$. A
-# coin holds only $\log 2$ nats, so there is the bound. The best player believes in "from $p$" with
-# probability $p(x)/(p(x)+q(x))$. In [chapter 02](02_minimax.ipynb) this player is called the
-# *discriminator*.
+# There is a game behind JS. I toss a fair coin $c$, draw $x$ from $p$ for heads or from $q$ for
+# tails, and show you $x$. How many nats does $x$ tell you about the coin?
+#
+# Before, you know nothing: $H(c) = \log 2$. Then you see $x$. Now heads has the probability
+# $u = p(x)/(p(x)+q(x))$, and the entropy of that coin is all that you still don't know. What $x$
+# told you is the difference, averaged over $x\sim m$. It is called the **mutual information** of
+# $c$ and $x$:
+#
+# $$I(c; x) = H(c) - \mathbb E_m\big[H(c\,|\,x)\big]
+# = \log 2 + \mathbb E_m\big[u\log u + (1-u)\log(1-u)\big].$$
+
+# %% [markdown]
+# Since $u = p/2m$ and $1 - u = q/2m$, we have $m\,u = \tfrac12p$ and $m\,(1-u) = \tfrac12q$, so
+#
+# $$I(c; x) = \log 2 + \tfrac12\,\mathbb E_p\Big[\log\frac{p}{2m}\Big]
+# + \tfrac12\,\mathbb E_q\Big[\log\frac{q}{2m}\Big]
+# = \tfrac12\,\mathrm{KL}(p\,\|\,m) + \tfrac12\,\mathrm{KL}(q\,\|\,m) = \mathrm{JS}(p, q):$$
+#
+# the two halves of $-\log 2$ cancel $\log 2$. **JS is what $x$ tells about the coin.** A coin holds
+# only $\log 2$ nats: there is the bound again. The player who believes $u$ is called the best
+# *discriminator* in [chapter 02](02_minimax.ipynb).
 #
 # **What it does not say.** Bounded is not the same as better, as the next section shows.
 
@@ -836,16 +866,20 @@ torch.testing.assert_close(js(one, two), js(two, one))
 # %% [markdown]
 # ## 1.8 When supports do not touch
 #
-# **Question.** A generator begins with noise. Noise and digits have *nothing in common*: no image
-# is likely under both. Even later, its images fill only a thin sheet in the space of all images,
-# with no more dimensions than its $z$. What do our rulers say then?
+# **Question.** A generator makes an image of hundreds of pixels from a few numbers $z$. So all its
+# images together fill only a thin sheet in the space of all images, with no more dimensions than
+# $z$ has. Real images, too, fill only a small part of it. Two thin sheets hardly ever share more
+# than a still thinner part. What do our rulers say then?
 #
 # The *support* of a density is where it is not 0. Take two narrow bumps, one unit wide and
-# **exactly** zero outside (Gaussians never are), a distance $d$ apart. Add a ruler of another kind,
-# the **Wasserstein-1** distance: how far must mass travel, on average, to turn $q$ into $p$? In one
-# dimension, with the cumulative distributions $F$ and $G$,
+# **exactly** zero outside, a distance $d$ apart.
+
+# %% [markdown]
+# And add a ruler of another kind, the **Wasserstein-1** distance: how far must mass travel, on
+# average, to turn $q$ into $p$? In one dimension, with the distribution functions $F_p(x)$ and
+# $F_q(x)$, the mass left of $x$,
 #
-# $$W_1(p, q) = \int |F(x) - G(x)|\,dx.$$
+# $$W_1(p, q) = \int |F_p(x) - F_q(x)|\,dx.$$
 
 # %%
 def bump(centre):
@@ -866,8 +900,8 @@ for d in (0.0, 0.5, 1.5, 3.0):
     print(f"d = {d}: KL {three[0]:5.3f} nats, JS {three[1]:.3f} nats, W₁ {three[2]:.3f}")
 
 # %% [markdown]
-# **Predict:** a generator with one knob, its position $d$, starts at $d = 3$ and should slide to 0
-# by gradient descent. Which of the rulers gets it there?
+# **Predict:** a generator with a single parameter, its position $d$, starts at $d = 3$ and should
+# move to 0 by gradient descent. Which of the rulers gets it there?
 
 # %%
 def slide(ruler, d=3.0, steps=90, rate=0.05):
@@ -966,11 +1000,11 @@ plot.show(
 # The result is *negative*, and the error bar is tiny. A KL is never negative, so **a negative KL
 # well outside its error bar is a bug**, always. What did we compute?
 # $\mathbb E_q[\log p - \log q] = -\mathrm{KL}(q\,\|\,p)$: the other KL, with a minus. Not every
-# such mistake is so kind. Had we swapped the two log densities as well, we would have found a
-# correct, positive KL(q‖p), and no test for signs would object. Only a second route does, such as a
+# such mistake is so easy to see. With the two log densities swapped as well, we would have found
+# KL(q‖p): positive, correct, and not what we wanted. Then only a second route helps, such as a
 # closed form on an easy case.
 #
-# (Single values may well be negative, as the blue histogram shows. Only the mean may not.)
+# (Single values may be negative, as the blue histogram shows. Only the mean may not.)
 
 # %%
 # checkpoint: the wrong number is minus the other KL
@@ -999,12 +1033,12 @@ print(f"because of how many pixels, on average: {impossible[hit].sum(1).double()
 # make a perfectly ordinary digit "impossible". All this although the *training* images were priced
 # better than with the extra counts.
 #
-# This is the point-by-point blindness of KL again, met in practice: zero for "never seen" is not
-# zero for "cannot be". Every likelihood in this course is built so that it cannot say never: logits
-# instead of probabilities, a $\sigma$ that stays positive.
+# KL compares point by point: that pixel was never ink, so its price is infinite, even if both its
+# neighbours were. But "never seen" does not mean "can't be". So every likelihood in this course is
+# built so that it can't say never: logits instead of probabilities, a $\sigma$ that stays positive.
 
 # %%
-# checkpoint: without the extra counts the training images look cheaper, new ones infinitely dear
+# checkpoint: without the extra counts training images look cheaper, new ones cost infinitely much
 own = never[scans.labels]
 assert not ((train == 1) & (own == 0)).any()  # on its own training images it is never caught
 fitted = torch.xlogy(train, own) + torch.xlogy(1 - train, 1 - own)  # 0·log 0 = 0

@@ -25,7 +25,7 @@ def pairs(rng):
     peaked[0] = 8.5  # almost two thirds of the mass, so that KL is about 1
     many = {"p": torch.full((OUTCOMES,), 1 / OUTCOMES), "q": peaked.softmax(-1)}
     zeros = [([0.5, 0.5, 0.0], [0.25, 0.5, 0.25]),
-             ([0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0])]  # fmt: skip
+             ([0.5, 0.5, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0])]
     return [*drawn, many, *map(pair, zeros)]
 
 
@@ -54,7 +54,7 @@ def pairs_and_infinities(rng):
     near = [(torch.float32, 1e-40, 1e-20, 1e-30), (torch.float64, 1e-300, 1e-100, 1e-200)]
     infinite = [pair(([[0.5, 0.5, least], [0.5, 0.5, little]],
                       [[0.25, 0.75, 0.0], [0.25, 0.75, less]]), dtype)
-                for dtype, least, little, less in near]  # fmt: skip
+                for dtype, least, little, less in near]
     return [*pairs(rng), *infinite]
 
 
@@ -92,7 +92,7 @@ def mean_over_outcomes(p, q):
 
 
 @kl.wrong("You take one mean over all entries, as `F.kl_div` does if nothing else is asked for: "
-          "add up over the last dimension, and leave the others alone.")  # fmt: skip
+          "add up over the last dimension, and leave the others alone.")
 def mean_over_everything(p, q):
     return divergences.kl(p, q).mean() / p.shape[-1]
 
@@ -408,7 +408,7 @@ def logits(rng):
     for far, dtype in [(200.0, torch.float32), (1000.0, torch.float32), (1000.0, torch.float64)]:
         p, q = [[far, far - 11.5, -far]], [[far - 5, -far, far]]
         drawn.append({"p_logits": torch.tensor(p, dtype=dtype),
-                      "q_logits": torch.tensor(q, dtype=dtype)})  # fmt: skip
+                      "q_logits": torch.tensor(q, dtype=dtype)})
     rows = zip(*(d.values() for d in drawn[-3:-1]), strict=True)
     together = [torch.cat([*row, normals(rng, 2, 3)]) for row in rows]
     return [*drawn, dict(zip(("p_logits", "q_logits"), together, strict=True))]
@@ -524,12 +524,12 @@ def samples(rng):
     rounded = [{"x": normals(rng, n).round(), "y": normals(rng, m).round()}
                for n, m in [(12, 12), (9, 12)]]
     fixed = [([0.0, 0.0, 1.0], [1.0, 0.0]), ([3.0, 1.0, 2.0], [0.0, -1.0]),
-             ([2000.0, 10.0, 500.0], [20.0, 3000.0, 0.0])]  # fmt: skip
+             ([2000.0, 10.0, 500.0], [20.0, 3000.0, 0.0])]
     return [*drawn, *rounded, *({"x": torch.tensor(x), "y": torch.tensor(y)} for x, y in fixed)]
 
 
 def step_functions(x, y, right=True):
-    """|F − G| on each interval between neighbouring samples, and the intervals' lengths."""
+    """|F_x − F_y| on each interval between neighbouring samples, and the intervals' lengths."""
     x, y = x.sort().values, y.sort().values
     steps = torch.cat([x, y]).sort().values
     left = steps[:-1].contiguous()
@@ -578,20 +578,20 @@ def distance_of_means(x, y):
     return (x.mean() - y.mean()).abs()
 
 
-@wasserstein1.wrong("You square |F − G|: W₁ is the area between the two, not that of the square.")
+@wasserstein1.wrong("You square |F_x − F_y|: W₁ is the area between the two, not of the square.")
 def squared_heights(x, y):
     heights, lengths = step_functions(x, y)
     return (heights.square() * lengths).sum()
 
 
-@wasserstein1.wrong("F and G count points; each of x weighs 1/N, each of y 1/M, so they end at 1.")
+@wasserstein1.wrong("F_x and F_y count points; each of x weighs 1/N, of y 1/M, so they end at 1.")
 def counts_for_shares(x, y):
     steps = torch.cat([x, y]).sort().values
     f, g = ((v[:, None] <= steps[:-1]).sum(0) for v in (x, y))
     return ((f - g).abs() * steps.diff()).sum()
 
 
-@wasserstein1.wrong("The areas cancel where F and G cross: it is |F − G| that is added up.")
+@wasserstein1.wrong("The areas cancel where F_x and F_y cross: it is |F_x − F_y| that is added up.")
 def signed_area(x, y):
     return y.mean() - x.mean()
 
@@ -607,24 +607,24 @@ def summed_distances(x, y):
 
 
 @wasserstein1.wrong("This is the mean over all pairs; each point moves to one place, the nearest "
-                    "that all of them together allow.")  # fmt: skip
+                    "that all of them together allow.")
 def mean_over_pairs(x, y):
     return (x[:, None] - y).abs().mean()
 
 
-@wasserstein1.wrong("|F − G| is a height: each counts with the length of its interval.")
+@wasserstein1.wrong("|F_x − F_y| is a height: each counts with its interval's length.")
 def lengths_forgotten(x, y):
     return step_functions(x, y)[0].sum()
 
 
-@wasserstein1.wrong("You take the mean height |F − G|; the area is each height times its length.")
+@wasserstein1.wrong("You take the mean height |F_x − F_y|; the area is height times length.")
 def mean_height(x, y):
     return step_functions(x, y)[0].mean()
 
 
 @wasserstein1.wrong(
-    "On the interval right of a sample, F has counted that sample already: the points *at or* left "
-    "of it (`right=True`)."
+    "On the interval right of a sample, F_x has counted that sample already: the points *at or* "
+    "left of it (`right=True`)."
 )
 def counted_too_late(x, y):
     heights, lengths = step_functions(x, y, right=False)

@@ -26,7 +26,7 @@ def logit_pairs(rng):
     fooled[0] = -1000
     certain = torch.tensor([1000.0, 900.0])
     return [*drawn, {"real_logits": fooled, "fake_logits": -certain},
-            {"real_logits": certain.double(), "fake_logits": -fooled.double()}]  # fmt: skip
+            {"real_logits": certain.double(), "fake_logits": -fooled.double()}]
 
 
 def with_epsilon(real_logits, fake_logits, epsilon=1e-9):
@@ -62,10 +62,10 @@ def densities(rng):
     drawn.append(dict(zip("pq", zeros, strict=True)))
     for least, most, dtype in [(1e-40, 1e37, torch.float32), (1e-300, 1e307, torch.float64)]:
         tail, peak = ({k: size * (normals(rng, 4, dtype=dtype) / 2).exp() for k in "pq"}
-                      for size in (least, most))  # fmt: skip
+                      for size in (least, most))
         far = [[least, 0.0, 0.0], [0.0, least, 0.0]]
         drawn += [tail, peak, {k: torch.tensor(x, dtype=dtype)
-                               for k, x in zip("pq", far, strict=True)}]  # fmt: skip
+                               for k, x in zip("pq", far, strict=True)}]
     return drawn
 
 
@@ -271,13 +271,13 @@ def added_up(real_logits, fake_logits):
 
 
 @js_bound.wrong("A judge that says ½ to everything proves nothing, a bound of 0. V is then −log 4, "
-                "and yours adds only log 2 to it.")  # fmt: skip
+                "and yours adds only log 2 to it.")
 def log_2_added(real_logits, fake_logits):
     return from_value(real_logits, fake_logits) - math.log(2) / 2
 
 
 @js_bound.wrong("A judge that says ½ to everything proves nothing, a bound of 0: log 4 is halved, "
-                "too.")  # fmt: skip
+                "too.")
 def log_4_not_halved(real_logits, fake_logits):
     return from_value(real_logits, fake_logits) + math.log(2)
 

@@ -18,8 +18,8 @@
 # read what the checks say, is in the [page for learners](README.md).
 
 # %% [markdown]
-# <!-- badge -->
-# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/exercises/01_kl_divergence.ipynb)
+# <!-- badge --> [Open in
+# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/exercises/01_kl_divergence.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
@@ -128,17 +128,17 @@ check("js", js)
 # *core · 20 minutes · `kl_diagonal_gaussians`*
 #
 # A VAE compares two Gaussians in every step of its training. Let $p = \mathcal N(\mu_p,
-# \operatorname{diag}\sigma_p^2)$ and $q$ likewise, in $D$ dimensions. Chapter 01 has the case
-# $D = 1$; derive the general one: the density of independent coordinates is a product.
+# \operatorname{diag}\sigma_p^2)$ and $q$ likewise, in $Z$ dimensions. Chapter 01 has the case
+# $Z = 1$; derive the general one: the density of independent coordinates is a product.
 #
-# `mu_p`, `logvar_p`, `mu_q`, `logvar_q`: (B, D) each, with `logvar` $= \log\sigma^2$. Return (B,),
+# `mu_p`, `logvar_p`, `mu_q`, `logvar_q`: (B, Z) each, with `logvar` $= \log\sigma^2$. Return (B,),
 # differentiable in all four. When both clouds are the same, the result must be 0: check that on
 # paper first.
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# $\log\prod_d = \sum_d\log$, and the expectation of a sum is the sum of expectations: the KL adds
+# $\log\prod_i = \sum_i\log$, and the expectation of a sum is the sum of expectations: the KL adds
 # up over the dimensions, one-dimensional term by term.
 #
 # </details>
@@ -152,7 +152,7 @@ check("js", js)
 
 # %%
 def kl_diagonal_gaussians(mu_p, logvar_p, mu_q, logvar_q):
-    """KL(N(μ_p, σ_p²) ‖ N(μ_q, σ_q²)) of means and log-variances (B, D) → (B,) [nats]."""
+    """KL(N(μ_p, σ_p²) ‖ N(μ_q, σ_q²)) of means and log-variances (B, Z) → (B,) [nats]."""
     # BEGIN SOLUTION
     squares = (logvar_p.exp() + (mu_p - mu_q).square()) / logvar_q.exp()
     return 0.5 * (logvar_q - logvar_p + squares - 1).sum(dim=1)
@@ -225,10 +225,11 @@ check("kl_from_logits", kl_from_logits)
 #
 # *stretch · 30 minutes · `wasserstein1`*
 #
-# Where two distributions don't overlap, KL is infinite and JS is flat; $W_1$ still says how far.
-# In one dimension it is the area between the two distribution functions:
+# Where two distributions don't overlap, KL is infinite and JS is flat; $W_1$ still says how far. In
+# one dimension it is the area between the two distribution functions, $F_x$ of the samples `x` and
+# $F_y$ of `y`:
 #
-# $$W_1 = \int |F(t) - G(t)|\,dt$$
+# $$W_1 = \int |F_x(t) - F_y(t)|\,dt$$
 #
 # `x`: (N,), `y`: (M,) samples, in any order; N and M may differ. Each point of `x` weighs $1/N$,
 # each of `y` $1/M$. Return a scalar, in the samples' unit.
@@ -243,9 +244,9 @@ check("kl_from_logits", kl_from_logits)
 #
 # <details><summary>Hint 2</summary>
 #
-# $F$ and $G$ are steps, flat between neighbours in the sorted list of *all* samples. On each such
-# interval $F$ is the share of `x` at or left of it: `torch.searchsorted(sorted_x, left, right=True)
-# / N`. The area is a sum of rectangles.
+# $F_x$ and $F_y$ are steps, flat between neighbours in the sorted list of *all* samples. On each
+# such interval $F_x$ is the share of `x` at or left of it: `torch.searchsorted(sorted_x, left,
+# right=True) / N`. The area is a sum of rectangles.
 #
 # </details>
 
