@@ -43,8 +43,8 @@
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge --> [Open in
-# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/00_start_here.ipynb)
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/00_start_here.ipynb)
 # <!-- /badge -->
 #
 # Welcome! A notebook is text and *cells* of code. Click on a cell, press **Shift + Enter**, and it

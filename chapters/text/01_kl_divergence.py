@@ -29,8 +29,8 @@
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge --> [Open in
-# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/01_kl_divergence.ipynb)
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/01_kl_divergence.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]

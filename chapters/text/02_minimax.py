@@ -28,8 +28,8 @@
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge --> [Open in
-# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/02_minimax.ipynb)
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/02_minimax.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
@@ -478,10 +478,10 @@ for i, name in enumerate(family):
     print(f"by the trained judge {by_found[i]:.4f}")
 
 # %% [markdown]
-# One judge bounds all three, since all three have the same best guess. The bounds are not equally
-# tight: each $f$ has its own idea of where a wrong guess matters. The KLs have terms like $e^{l}$,
-# so they punish a judge that is far too sure, and with few samples they are noisy. This is one
-# reason why GANs are usually paid $V$.
+# One judge bounds all three, since all three have the same best guess, $p/q$. The bounds need not be
+# equally tight: each $f$ weighs a wrong guess in its own way. The bounds of the two KLs contain
+# $e^{l}$ or $e^{-l}$, so one sample with a far-out logit can spoil them. $V$ grows only in
+# proportion to such a logit.
 #
 # What all members have in common: they compare $p$ and $q$ point by point, through the ratio.
 # Where $p$ and $q$ share no point, none of them says how far apart they are. $W_1$ of chapter 01 is
@@ -748,11 +748,11 @@ plot.show(fig, alt="Left: the forger's place against the turn; it jumps among al
 # %%
 # checkpoint: no move of either side alone helps at q = p, D = ½; and the visits come out as p
 half = torch.full((5,), 0.5, dtype=torch.float64)
-for q in [shares, *needles]:  # V is linear in q, so the single places are enough
-    assert payment(half, q) >= payment(half, shares) - 1e-12
+for q in needles:  # V is linear in q, so the single places are enough
+    assert abs(payment(half, q) - payment(half, shares)) < 1e-12
 for D in torch.rand(1_000, 5, dtype=torch.float64):
-    assert payment(D, shares) <= payment(half, shares) == judge_first < forger_first
-assert (visits / 400 - shares).abs().max() < 0.01
+    assert payment(D, shares) < payment(half, shares) < forger_first
+assert abs(judge_first + math.log(4)) < 1e-12 and (visits / 400 - shares).abs().max() < 0.01
 
 # %% [markdown]
 # ### Steps around a saddle

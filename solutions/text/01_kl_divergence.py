@@ -18,8 +18,8 @@
 # read what the checks say, is in the [page for learners](README.md).
 
 # %% [markdown]
-# <!-- badge --> [Open in
-# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/exercises/01_kl_divergence.ipynb)
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/exercises/01_kl_divergence.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]

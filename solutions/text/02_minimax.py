@@ -14,7 +14,7 @@
 # # 2 · Exercises: the minimax game
 #
 # Five functions to write, for [chapter 02](../chapters/02_minimax.ipynb): the best judge, what any
-# judge's score is worth, what the forger hears, a loss to repair, and a step that does not spiral
+# judge's score is worth, what pushes the forger, a loss to repair, and a step that does not spiral
 # out. How to work, and how to read what the checks say, is in the [page for learners](README.md).
 
 # %% [markdown]
@@ -153,7 +153,7 @@ ax.set(xlabel="steepness a of the judge", ylabel="bound on JS [nats]", ylim=(-0.
 plot.show(ax, alt="The bound rises to its maximum near a = 2 and falls below 0 for steep judges.")
 
 # %% [markdown]
-# ## 2.3 · What the forger hears
+# ## 2.3 · What pushes the forger
 #
 # *warm-up · 10 minutes · `generator_gradient`*
 #
@@ -262,10 +262,10 @@ broken_run = play(broken_judge_loss)
 draw(broken_run, "Both losses fall to zero at once; μ moves a little and stops far from the data.")
 
 # %% [markdown]
-# Two losses at zero: in any other training a success. But of two *opponents* both can't
-# be content, and the forger stands nearly where it started. So the two no longer want opposite
-# things. The curves don't tell which player's loss is at fault. That takes a question: how should
-# each loss answer to a judge that calls everything real?
+# Two losses at zero: in any other training a success. But two *opponents* can't both win, and the
+# forger stands nearly where it started. So the two no longer want opposite things. The curves don't
+# tell which loss is wrong. Ask instead: what should each loss say of a judge that calls everything
+# real?
 #
 # Write the judge's loss. `real_logits`: (N,), `fake_logits`: (M,), N and M may differ. Return
 # $-V$, a scalar in nats that is *minimised*, exact for logits of ±1000.
@@ -273,7 +273,7 @@ draw(broken_run, "Both losses fall to zero at once; μ moves a little and stops 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Put large positive logits everywhere into the broken loss, then into $-V$. Which one is pleased?
+# Put large positive logits everywhere into the broken loss, then into $-V$. Which one gets small?
 #
 # </details>
 #
@@ -303,7 +303,7 @@ print(f"a judge that says ½: {2 * math.log(2):.3f} nats, its forger: {math.log(
 #
 # *stretch · 25 minutes · `extragradient_step`*
 #
-# The chapter tamed the game $xy$. Networks have more than one weight each, so take
+# In the chapter both players had one number each. Networks have many, so take
 #
 # $$\min_x\max_y\;V(x, y) = x^\top A\,y$$
 #
@@ -363,7 +363,7 @@ plot.show(ax, alt="The distance falls with the rate, turns, and shoots up at the
 # %% [markdown]
 # ## What you have now
 #
-# A judge that is right in the tails, a bound that any judge can give, the forger's two voices, a
-# loss that no longer flatters, and a step that ends where the game is solved. Next:
+# A judge that is right in the tails, a bound from any judge, the gradients of the forger's two
+# losses, a judge's loss with the right signs, and a step that ends where the game is solved. Next:
 # [chapter 03](../chapters/03_convolutions.ipynb), the windows through which networks look at
 # pictures.
