@@ -478,8 +478,8 @@ for i, name in enumerate(family):
     print(f"by the trained judge {by_found[i]:.4f}")
 
 # %% [markdown]
-# One judge bounds all three, since all three have the same best guess, $p/q$. The bounds need not be
-# equally tight: each $f$ weighs a wrong guess in its own way. The bounds of the two KLs contain
+# One judge bounds all three, since all three have the same best guess, $p/q$. The bounds need not
+# be equally tight: each $f$ weighs a wrong guess in its own way. The bounds of the two KLs contain
 # $e^{l}$ or $e^{-l}$, so one sample with a far-out logit can spoil them. $V$ grows only in
 # proportion to such a logit.
 #
@@ -1192,8 +1192,9 @@ for name, log_q in (("forgets 40 %", forgets), ("invents 40 %", invents)):
     print(f"{name}: KL(p‖q) {likelihood:.3f}, 2 JS {minimax_price:.3f}, 2 KL(m‖p) {other:.3f} nats")
 
 # %% [markdown]
-# For JS, which is symmetric, forgetting and inventing cost nearly the same. For $-\log D$ forgetting
-# is cheap and inventing costly. That is *mode-seeking*, the behaviour of the reverse KL in chapter
+# For JS, which is symmetric, forgetting and inventing cost nearly the same. For $-\log D$
+# forgetting is cheap and inventing costly. That is *mode-seeking*, the behaviour of the reverse KL
+# in chapter
 # 01. Look at $\mathrm{KL}(m\|p)$: where $q$ is large and $p$ is tiny, $\log\frac mp$ has no limit.
 # Where $q=0$, $m$ is still $\frac12p$, so $\log\frac mp=-\log2$, and nothing pushes $q$ to come
 # there. Likelihood, the first column, is the other way round.
