@@ -102,10 +102,10 @@ def pictures(notebook):
     """{file: bytes} of the outputs that other pages show: of cells tagged `picture:NAME.png`."""
     found = {}
     for cell in code_cells(notebook):
-        for name in [tag.removeprefix("picture:") for tag in tags(cell) if "picture:" in tag]:
-            for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    found[name] = base64.b64decode(output.data["image/png"])
+        names = [tag.removeprefix("picture:") for tag in tags(cell) if tag.startswith("picture:")]
+        drawn = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
+        for name, data in zip(names, drawn, strict=False):
+            found[name] = base64.b64decode(data["image/png"])
     return found
 
 

@@ -637,8 +637,8 @@ print(f"✓ {len(circles)} circles are where their factors say")
 # ## 0.6 Where rules end
 #
 # Now the rule for a handwritten **3**. "Two half circles, open to the left, one above the other."
-# With five knobs, for width, height, slant, thickness and place, turned at random, it fits in one
-# cell.
+# Five *knobs*, numbers that we turn at random, set its width, height, slant, thickness and place.
+# The rule fits in one cell.
 #
 # **Predict:** could you tell these from real ones at first glance?
 
@@ -868,8 +868,8 @@ texture = lines(noise_at, fractal, mix, marble, checkerboard, sky)
 table = [
     ("", "by rule: scene", "by rule: 3", "learned: digits"),
     ("lines that say how it looks", geometry + texture, lines(threes), 0),
-    ("examples looked at", 0, "a few, by us", len(digits)),
-    ("numbers learned from them", 0, 0, learned_numbers),
+    ("examples looked at", 0, "a few, by us", f"{len(digits):,}"),
+    ("numbers learned from them", 0, 0, f"{learned_numbers:,}"),
     ("random numbers per picture", 0, 5, Z),
     ("seconds", round(render_seconds, 1), round(threes_seconds, 1), round(learn_seconds, 1)),
     ("knows what it drew", "yes", "yes", "no"),

@@ -366,7 +366,7 @@ plot.show(
 #
 # **What it does not say.** A minimum is not zero. The KL that remains is what a bell cannot
 # describe. And from the likelihood alone you cannot tell how much that is: without the entropy of
-# the data, a loss of 3 nats may be superb or poor. A model's NLL means something only beside
+# the data, a loss of 3 nats may be excellent or poor. A model's NLL means something only beside
 # another model's.
 
 # %%
@@ -572,8 +572,8 @@ widgets.explore(
 
 # %% [markdown]
 # Read the static picture like this. The model sits on the right bump. Over the left bump $p$ is
-# large and $q$ is tiny, so $p\log(p/q)$ towers: KL(p‖q) is large. KL(q‖p) hardly notices the left
-# bump, because $q$ is almost never there.
+# large and $q$ is tiny, so $p\log(p/q)$ is very large, and so is KL(p‖q). KL(q‖p) hardly notices
+# the left bump, because $q$ is almost never there.
 #
 # **Predict:** gradient descent on each KL, once from a start at $\mu=-1$, once from $\mu=1$. How
 # many different answers will the four runs give?
