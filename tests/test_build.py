@@ -109,6 +109,22 @@ def test_build_then_edit_then_fail(house):
     assert not [p for p in house.rglob(".build-*")]
 
 
+def test_a_tagged_cell_writes_its_picture_where_other_pages_find_it(house, monkeypatch):
+    def pretend(notebook, profile, runs):
+        for cell in rules.code_cells(notebook):
+            cell.execution_count = 1
+        where = rules.code_cells(notebook)[1]
+        where.outputs = [nbformat.v4.new_output("display_data", {"image/png": "iVBORw0="})]
+        return 60.0, 500, [], "pretended"
+
+    monkeypatch.setattr(build, "execute", pretend)
+    monkeypatch.setattr(rules, "PICTURES", house)
+    change("# %%\nimport os", '# %% tags=["picture:tiny.png"]\nimport os')
+    build.build("07_tiny", "cpu")
+    assert (house / "tiny.png").read_bytes() == b"\x89PNG\r"
+    assert rules.shown_elsewhere("07_tiny", rules.read_notebook("07_tiny")) == []
+
+
 def test_a_measured_gpu_time_survives_a_cpu_build(house, monkeypatch):
     def pretend(notebook, profile, runs):
         for cell in rules.code_cells(notebook):
