@@ -39,7 +39,7 @@
 # **You need** a little Python, vectors, and square roots. No machine learning yet.
 #
 # <!-- stamp -->
-# *Run time: 0.5 min, peak memory 1.6 GB, `cpu` profile on `digits`, `shapes`
+# *Run time: 1.5 min, peak memory 1.5 GB, `cpu` profile on `digits`, `shapes`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #

@@ -25,7 +25,7 @@
 # [chapter 00](00_start_here.ipynb).
 #
 # <!-- stamp -->
-# *Run time: 0.2 min, peak memory 1.0 GB, `cpu` profile on `digits`
+# *Run time: 0.4 min, peak memory 1.0 GB, `cpu` profile on `digits`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #

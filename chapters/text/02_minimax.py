@@ -24,7 +24,7 @@
 # **You need** [chapter 01](01_kl_divergence.ipynb): KL and Jensen–Shannon divergence in nats.
 #
 # <!-- stamp -->
-# *Run time: 0.6 min, peak memory 0.8 GB, `cpu` profile
+# *Run time: 1.9 min, peak memory 0.8 GB, `cpu` profile
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
