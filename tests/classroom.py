@@ -126,7 +126,7 @@ def honest(right, blank):
     ]
 
 
-ROUNDS = 8  # named mistakes of each exercise that a class makes; test_checks.py makes them all
+ROUNDS = 8  # named mistakes of each exercise that a class makes; test_answers.py makes them all
 
 
 def mistaken(right):
