@@ -25,9 +25,9 @@
 # [07](07_evaluation.ipynb) (judge, Fréchet distance, precision and recall).
 #
 # <!-- stamp -->
-# *Run time: 19 min, beyond 9 trainings that chapters share and find finished,
+# *Run time: 32 min, beyond 9 trainings that chapters share and find finished,
 # peak memory 2.2 GB, `cpu` profile on `fashion_mnist`
-# (cpu · 2 cores (1 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
 # <!-- badge -->
@@ -71,7 +71,8 @@ COUNT = runtime.budget(smoke=200, cpu=10_000, gpu=10_000)  # pictures per Fréch
 PAIRS = runtime.budget(smoke=150, cpu=5_000, gpu=10_000)  # per precision and recall: cost ∝ PAIRS²
 
 # %%
-# Short trainings. Steps are chosen so that each takes about as long as the others on two CPU cores
+# Short trainings. Steps are chosen so that each takes about as long as the others on two CPU cores,
+# or on a T4, by arithmetic (there the VAE-GAN's step, in float32, is ten times the DCGAN's)
 SHORT_GAN = runtime.budget(smoke=4, cpu=600, gpu=3_000)
 SHORT_VAE = runtime.budget(smoke=4, cpu=500, gpu=4_000)
 SHORT_BOTH = runtime.budget(smoke=3, cpu=350, gpu=350)  # VAE-GAN: three nets in one step
@@ -118,17 +119,6 @@ gans = [gan(seed) for seed in SEEDS]
 vaes = [vae(seed) for seed in SEEDS]
 
 # %%
-def show_rows(rows, alt, columns=12):
-    """One row of pictures per name, the name to its left."""
-    fig, axes = plt.subplots(len(rows), 1, figsize=(6.6, 0.42 * len(rows)), layout="none")
-    fig.subplots_adjust(left=0.27, right=0.99, bottom=0.02, top=0.98, hspace=0.06)
-    for ax, (name, x) in zip(axes, rows.items(), strict=True):
-        plot.grid(x[:columns], columns=columns, ax=ax)
-        ax.set_anchor("W")
-        ax.text(-0.02, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
-    plot.show(fig, alt=alt, jpeg=True)
-
-# %%
 @torch.no_grad()
 def in_parts(function, x):
     """function(x), 500 rows at a time: (N, …) → (N, …)."""
@@ -140,11 +130,14 @@ def draw(decode, z_dim, n=COUNT):
     return in_parts(decode, train.fixed_noise(n, z_dim, seed=1))
 
 # %%
-show_rows(
-    {"real": test_images.images(range(12)), "DCGAN": draw(gans[0], 64, 12),
-     "VAE": draw(vaes[0].sample, 24, 12)},
+plot.show(
+    plot.rows({
+        "real": test_images.images(range(12)),
+        "DCGAN": draw(gans[0], 64, 12),
+        "VAE": draw(vaes[0].sample, 24, 12),
+    }),
     alt="Three rows of twelve pictures: real ones, the DCGAN's and the VAE's.",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## 10.1 The rules, before the results
@@ -388,8 +381,8 @@ x_cheat = noisy(x_blurred, amount)
 
 # %%
 tricks = {"real": x_test, "blurred": x_blurred, "blurred + noise": x_cheat}
-show_rows(
-    {f"{name}, S = {sharpness(x):.2f}": x for name, x in tricks.items()},
+plot.show(
+    plot.rows({f"{name}, S = {sharpness(x):.2f}": x for name, x in tricks.items()}),
     alt="Real pictures, blurred ones, and blurred ones under noise, with their sharpness. The last "
     "row has the sharpness of the first and is ugly.",
 )
@@ -530,8 +523,8 @@ table(scores)
 print(*scores["DCGAN"][0].values(), sep="\n")
 
 # %%
-show_rows(
-    {"real": x_test, **{name: xs[0] for name, xs in samples.items()}},
+plot.show(
+    plot.rows({"real": x_test, **{name: xs[0] for name, xs in samples.items()}}),
     alt="Rows of real pictures and of each player's: DCGAN, VAE, VAE with a mixture, drawn pixels.",
 )
 
@@ -849,8 +842,8 @@ print(f"per picture: search {1e3 * search_time:.1f} ms, encoder {1e3 * encode_ti
 claim(EXACT, [r["error"] for r in back["VAE"]], [r["error"] for r in back["DCGAN, searched"]])
 
 # %%
-show_rows(
-    {"real, unseen": x_few, **{name: xs[0] for name, xs in again.items()}},
+plot.show(
+    plot.rows({"real, unseen": x_few, **{name: xs[0] for name, xs in again.items()}}),
     alt="Unseen real pictures, what the search in the DCGAN's latent space found for them, and the "
     "VAE's reconstructions.",
 )
@@ -1098,9 +1091,12 @@ print()
 show_back()
 
 # %%
-show_rows(
-    {"real, unseen": x_few, **{f"{name}, back": xs[0] for name, xs in again.items()},
-     **{f"{name}, sample": samples[name][0] for name in ("DCGAN", "VAE", "VAE-GAN")}},
+plot.show(
+    plot.rows({
+        "real, unseen": x_few,
+        **{f"{name}, back": xs[0] for name, xs in again.items()},
+        **{f"{name}, sample": samples[name][0] for name in ("DCGAN", "VAE", "VAE-GAN")},
+    }),
     alt="Unseen real pictures; below what each player gives back for them; below that, samples of "
     "each player.",
 )  # fmt: skip
@@ -1136,8 +1132,8 @@ for name, options in VARIANTS.items():
           + "   ".join(f"{k} {v:.3g}" for k, v in result.items()))  # fmt: skip
 
 # %%
-show_rows(
-    {"real, unseen": x_few, **trial},
+plot.show(
+    plot.rows({"real, unseen": x_few, **trial}),
     alt="Unseen real pictures above reconstructions after short trainings: by the whole VAE-GAN, "
     "without the GAN term, and with pixels in place of features.",
 )
@@ -1189,8 +1185,10 @@ for name, (E, G, record) in (("right", right), ("leaky", leaky)):
     error = fidelity(cheats[name], x_few)["error"]
     print(f"{name:6} dissimilarity {record['unlike'][-1]:8.3g}   squared error {error:.3f}"
           f"   KL {record['kl'][-1]:.2f} nats")
-show_rows({"real, unseen": x_few, **cheats}, alt="Unseen real pictures, reconstructions with the "
-          "right gradients, and with the leak.")  # fmt: skip
+plot.show(
+    plot.rows({"real, unseen": x_few, **cheats}),
+    alt="Unseen real pictures, reconstructions with the right gradients, and with the leak.",
+)
 
 # %% [markdown]
 # By its own curve the leaky program is the better one, by far. D found the shortest way to small
