@@ -126,7 +126,7 @@ def honest(right, blank):
     ]
 
 
-ROUNDS = 8  # named mistakes of each exercise that a class makes; test_checks.py makes them all
+ROUNDS = 8  # named mistakes of each exercise that a class makes; test_answers.py makes them all
 
 
 def mistaken(right):
@@ -317,7 +317,7 @@ for f in range(3, 64):
         pass
 """
 WRITES_TO_DISK = "for i in range(1_000):\n    open(f'/tmp/{i}', 'wb').write(bytes(10**7))"
-ENDLESS = LOOP
+ENDLESS = LOOP.replace("pass", "time.sleep(600)", 1).replace("while", "import time\nwhile", 1)
 ENDLESS_CALL = "def kl_from_logits(p, q):\n" + textwrap.indent(LOOP, "    ")
 MEMORY_BOMB = "x = []\nwhile True:\n    x.append(bytearray(10**8))"
 MEMORY_BOMB_IN_CHILDREN = """import os, time

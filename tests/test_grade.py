@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ from gencourse.classroom import grade as grading
 from gencourse.classroom import sandbox, submissions
 from gencourse.runtime import UserError
 
+TESTS = os.path.dirname(__file__)
 STUDENTS = {s.id: s for s in classroom.students()}
 
 
@@ -40,7 +42,10 @@ def test_an_interrupted_batch_goes_on(tmp_path):
     out = tmp_path / "out"
     command = ["-m", "gencourse", "grade", tmp_path / "in", "--assignment", classroom.ASSIGNMENT,
                "--out", out, "--workers", 1]
-    first = warm.Process(*command)
+    warm_room = "import classroom\nclassroom.sandbox.Room = classroom.WarmRoom"
+    (tmp_path / "first.py").write_text(f"import sys\nsys.path.append({TESTS!r})\n{warm_room}")
+    env = os.environ | {"GENCOURSE_TEST_FIRST": str(tmp_path / "first.py")}
+    first = warm.Process(*command, env=env)
     until = time.monotonic() + 240
     while not list(out.glob("results/*.json")) and time.monotonic() < until:
         time.sleep(0.1)
@@ -48,7 +53,7 @@ def test_an_interrupted_batch_goes_on(tmp_path):
     assert first.wait(120) == 130 and "same command" in first.said()[1], first.said()
     done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
     assert 1 <= len(done) < 3 and not (out / "grades.csv").exists()
-    second = warm.run(*command)
+    second = warm.run(*command, env=env)
     assert second.returncode == 0, second.stderr
     assert {p: p.stat().st_mtime_ns for p in done} == done
     points = {name: int(row[classroom.ASSIGNMENT]) for name, row in classroom.rows(out).items()}
@@ -57,7 +62,7 @@ def test_an_interrupted_batch_goes_on(tmp_path):
     # a changed submission is graded again, the others are not
     shutil.copy(tmp_path / "in" / "right.ipynb", tmp_path / "in" / "blank.ipynb")
     done = {p: p.stat().st_mtime_ns for p in out.glob("results/*.json")}
-    third = warm.run(*command, "--fail-under", 50)
+    third = warm.run(*command, "--fail-under", 50, env=env)
     assert third.returncode == 1 and "less than 50 %" in third.stderr
     changed = [p.stem for p, at in done.items() if p.stat().st_mtime_ns != at]
     assert changed == ["blank"] and classroom.rows(out)["blank"][classroom.ASSIGNMENT] == "9"

@@ -25,9 +25,9 @@
 # [07](07_evaluation.ipynb) (judge, Fréchet distance, precision and recall).
 #
 # <!-- stamp -->
-# *Run time: 19 min, beyond 9 trainings that chapters share and find finished,
+# *Run time: 32 min, beyond 9 trainings that chapters share and find finished,
 # peak memory 2.2 GB, `cpu` profile on `fashion_mnist`
-# (cpu · 2 cores (1 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
+# (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
 # <!-- badge -->

@@ -172,7 +172,8 @@ def kinds_of_layers(rng):
     kinds = ["Conv2d", "ConvTranspose2d", "Linear", "BatchNorm2d", "BatchNorm1d"]
     kinds += ["Conv2d without bias", "BatchNorm2d without scale", "PReLU", "ConvBlock"]
     kinds += ["BatchNorm3d", "Embedding", "LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm2d"]
-    kinds += ["Bilinear"]
+    kinds += ["Bilinear", "ConvTranspose2d without bias", "Linear without bias"]
+    kinds += ["BatchNorm1d without scale"]
     return [{"layer": kind, "kept": 0.5 + torch.rand((), generator=rng).item()} for kind in kinds]
 
 
@@ -495,8 +496,8 @@ freeze = Exercise(
     "freeze",
     level="stretch",
     minutes=25,
-    tests="gradients inside the block, after it, after an error or Ctrl-C in it, and nested twice; "
-    "with nets of which some weights were frozen before.",
+    tests="gradients inside the block, after it, after an error or Ctrl-C in it, after a thaw in "
+    "it, and nested twice; with nets of which some weights were frozen before.",
     hint="Remember every weight's own flag before you change it, and restore it in a `finally`.",
 )
 
@@ -540,6 +541,21 @@ def all_thawed(net):
         yield
     finally:
         net.requires_grad_(True)
+
+
+@freeze.wrong(
+    "A weight that was frozen before, and that somebody thaws inside the block, stays thawed: each "
+    "one gets back its own flag, whatever happened inside."
+)
+@contextlib.contextmanager
+def only_what_trained(net):
+    trained = [p for p in net.parameters() if p.requires_grad]
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @freeze.wrong(

@@ -190,7 +190,7 @@ def _gradients(net, x):
 
 
 def freeze(answer, case):
-    """Gradients inside the block, after it, after an error in it, and after two nested blocks."""
+    """Gradients inside the block, and after it: after an error, a thaw, two nested blocks."""
     x = case["x"]
     net = make_net(case["net"], x.shape[1], 1, batch_norm=True, shared=True)
     for i, parameter in enumerate(net.parameters()):
@@ -207,6 +207,9 @@ def freeze(answer, case):
     except stop:
         shown["the error comes through"] = True
     shown["after an error"] = _gradients(net, x)
+    with answer(net):
+        net.requires_grad_(True)
+    shown["after a thaw inside"] = _gradients(net, x)
     with answer(net):
         with answer(net):
             pass

@@ -122,6 +122,16 @@ def new_weights(module):
         module.weight = nn.Parameter(0.02 * torch.randn_like(module.weight))
 
 
+def all_there(*kinds):
+    """As if layers of these kinds always had a weight and a bias."""
+    def answer(module):
+        init(module)
+        if isinstance(module, kinds):
+            module.bias.data.zero_(), module.weight.data
+
+    return answer
+
+
 def then(meddle):
     def answer(module):
         init(module)
@@ -157,6 +167,10 @@ INIT_WRONG = {
             module, norms=(type(module),)), ""),
     "Embeddings too": (lambda module: init(module) if not isinstance(module, nn.Embedding) else
                        nn.init.normal_(module.weight, 0, 0.02) and None, "two or more dimensions"),
+    "a missing bias, asked for in nn.Conv2d alone": (
+        all_there(nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d), "NoneType"),
+    "… in all but nn.Linear": (all_there(nn.Linear), "NoneType"),
+    "a missing scale, asked for in nn.BatchNorm2d alone": (all_there(nn.BatchNorm1d), "NoneType"),
     "new weights": (new_weights, "an optimizer holds the old ones"),
     "frozen": (then(lambda module: module.requires_grad_(False)), "no longer require"),
     "in eval mode": (then(lambda module: module.eval()), "eval mode"),
@@ -305,17 +319,17 @@ def with_a_stack(net):
 
 @contextlib.contextmanager
 def raised_again(net):
-    thawed = [p for p in net.parameters() if p.requires_grad]
-    for p in thawed:
+    flags = [(p, p.requires_grad) for p in net.parameters()]
+    for p, _ in flags:
         p.requires_grad = False
     try:
         yield
     except BaseException:
-        for p in thawed:
-            p.requires_grad = True
+        for p, flag in flags:
+            p.requires_grad = flag
         raise
-    for p in thawed:
-        p.requires_grad = True
+    for p, flag in flags:
+        p.requires_grad = flag
 
 
 def switching(off, on=lambda net: None):
@@ -377,11 +391,12 @@ FREEZE_RIGHT = {
     "a class": Switched,
     "a stack of callbacks": with_a_stack,
     "raised again": raised_again,
-    "only what trains": freeze_some(lambda net: net.parameters()),
-    "module by module": freeze_some(lambda net: [p for m in net.modules() for p in m.parameters()]),
 }
 FREEZE_WRONG = {
     "an attribute": (switching(by_attribute), "makes a new attribute"),
+    "only what trains": (freeze_some(lambda net: net.parameters()), "thaws inside the block"),
+    "module by module": (freeze_some(
+        lambda net: [p for m in net.modules() for p in m.parameters()]), "thaws inside the block"),
     "its own weights alone": (
         freeze_some(lambda net: net.parameters(recurse=False)), "still get gradients"),
     "the first layer alone": (freeze_some(lambda net: net[0].parameters()), ""),
@@ -390,7 +405,7 @@ FREEZE_WRONG = {
         p for m in net if not isinstance(m, nn.BatchNorm1d) for p in m.parameters()]), ""),
     "gradients made 0": (switching(by_hooks), ""),
     "gradients thrown away": (switching(gradients_thrown_away), "still get gradients"),
-    "flags read too late": (switching(flags_read_too_late), "never thawed again"),
+    "flags read too late": (switching(flags_read_too_late), "no longer require a gradient"),
     "flags in another order": (switching(flags_by_order_of_modules), ""),
     "flags kept in the net": (switching(remembered_by_the_net), "a list of its own"),
     "swallowing": (Swallowing, "swallows the error"),

@@ -374,6 +374,17 @@ def no_grad_for_the_critic(G, C, g_opt, c_opt, x_reals, zs, penalty):
     C[1].bias.requires_grad_(False)  # it was frozen before
 
 
+def pictures_anew(G, C, g_opt, c_opt, x_reals, zs, penalty):
+    for x, z in zip(x_reals, zs[:-1], strict=True):
+        loss = C(G(z).detach()).mean() - C(x).mean() + penalty(C, x, G(z).detach())
+        c_opt.zero_grad()
+        loss.backward()
+        c_opt.step()
+    g_opt.zero_grad()
+    (-C(G(zs[-1])).mean()).backward()
+    g_opt.step()
+
+
 def emptied(G, C, g_opt, c_opt, x_reals, zs, penalty):
     last = zs.pop()
     game(G, C, g_opt, c_opt, x_reals, [*zs, last], penalty)
@@ -384,6 +395,7 @@ ROUND_RIGHT = {
     "two backward passes": played(apart=True),
     "without a history, the critic frozen": no_grad_for_the_critic,
     "not detached, and emptied": played(detach=False),
+    "pictures made anew for the penalty": pictures_anew,
 }
 ROUND_WRONG = {
     "zeroed after its step": (played(zero="after"), ""),
