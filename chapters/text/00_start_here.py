@@ -22,8 +22,8 @@
 #
 # ![Rows of small grey shoes, shirts, trousers and bags; some are torn.](images/05_clothes.png)
 #
-# *[Chapter 05](05_dcgan.ipynb): clothes that don't exist. They are the first that its network drew,
-# not the best.*
+# *[Chapter 05](05_dcgan.ipynb): clothes that don't exist. They are the first that its trained
+# network drew; nobody picked the best.*
 #
 # ![Clothes, the same clothes softened, and rows of new ones in soft grey.](images/08_vae.png)
 #
@@ -36,7 +36,8 @@
 # **After this chapter you can** render a shaded picture from nothing but geometry; train a
 # generator and watch handwritten digits appear; and say what each way needs, and where it stops.
 #
-# **You need** a little Python, vectors, and square roots. No machine learning yet.
+# **You need** a little Python, vectors and their dot product, square roots, sine and tangent. No
+# machine learning yet.
 #
 # <!-- stamp -->
 # *Run time: 1.5 min, peak memory 1.5 GB, `cpu` profile on `digits`, `shapes`
@@ -125,11 +126,14 @@ plot.show(
 # **Which direction belongs to which pixel?** Imagine a screen at distance 1 in front of the eye.
 # Three arrows of length 1, each perpendicular to the others, say how the camera stands: *forward*,
 # *right* and *up*. To find them we need the **cross product**: $a\times b$ is perpendicular to $a$
-# and to $b$. So *right* is forward × vertical, and *up* is right × forward.
-#
-# The camera sees a certain *angle* from its lower to its upper edge. In the triangle on the left
-# below, the tangent is the far side over the near one, and the near one is 1. So half the screen is
-# $\tan(\text{angle}/2)$ high. The ray through the screen's point $(x, y)$ has the direction
+# and to $b$, and the order of the two decides which way it points. Let *vertical* be $(0,1,0)$.
+# Then *right* is forward × vertical, divided by its length, and *up* is right × forward.
+
+# %% [markdown]
+# The camera sees a certain *angle* between the lower and the upper edge of the screen. In the
+# triangle on the left below, the tangent is the far side over the near one, and the near one is 1.
+# So half the screen is $\tan(\text{angle}/2)$ high. The ray through the screen's point $(x, y)$ has
+# the direction
 #
 # $$\text{forward} + x\,\text{right} + y\,\text{up}, \qquad\text{divided by its length.}$$
 
@@ -320,8 +324,9 @@ print("✓ perpendicular to the surface, everywhere")
 #
 # A **texture** can be a rule too: a function from position to colour. For a chessboard it is "round
 # down $x$ and $z$, add them, even or odd". Nature is harder, since it needs *controlled disorder*.
-# Ken Perlin's idea of 1985: put a random number on each corner of a grid of cubes, and blend
-# smoothly in between.
+# Here is a simpler form of Ken Perlin's idea of 1985: put a random number on each corner of a grid
+# of cubes, and blend smoothly in between. Along each axis the corner ahead gets the weight
+# $\text{blend}(f)$, and the corner behind gets the rest:
 #
 # $$\text{blend}(f) = f^2(3-2f),\qquad f \text{ from } 0 \text{ to } 1 \text{ across a cube.}$$
 #
@@ -529,7 +534,8 @@ plot.show(
 
 # %% [markdown]
 # Not bad for a quadratic equation. Every shade, shadow and curved reflection *follows*; we placed
-# none of them. Find the marble ball in the mirror, and the mirror's bent horizon.
+# none of them. The mirror shows the sky above a bent horizon, the floor below it, and at its left
+# the marble ball: dark, because the mirror sees the side away from the sun.
 #
 # What the picture does not have: soft shadows, and light that bounces from the orange ball onto
 # the floor. For those, each point must gather light from *all* directions. One sends many rays in
@@ -539,9 +545,9 @@ plot.show(
 # %% [markdown]
 # ### Move the sun
 #
-# **Predict** before you slide: a rough surface is one whose normals point in slightly wrong
-# directions. Nothing else changes, not even the outline. Will it look rough? And which shadow stays
-# smooth all the same?
+# **Predict** before you slide: we *fake* a rough surface. The ball stays a perfect sphere; only its
+# normals are turned a little, at random. Will it look rough? And which shadow stays smooth all the
+# same?
 
 
 # %%
@@ -618,7 +624,8 @@ plot.show(
 )
 
 # %% [markdown]
-# These captions can't be wrong: the words and the pixels come from the same numbers. That is what
+# The average position of a circle's bright pixels is its *place*; the checkpoint measures it. And
+# these captions can't be wrong: the words and the pixels come from the same numbers. That is what
 # makes such pictures a good test. What they can't tell us is how a method does on photographs,
 # where nobody knows the numbers.
 
@@ -698,7 +705,8 @@ print("✓ on average, more ink on the right")
 # - The **generator** $G$ is a function with many thousand adjustable numbers, its *weights*. In go
 #   `Z` random numbers $z$ (the *latent* vector), out comes a picture $G(z)$: noise at first.
 # - The **discriminator** $D$ is a second network. It sees pictures and says how sure it is that one
-#   is real, $D(x)$ between 0 and 1.
+#   is real, $D(x)$ between 0 and 1. (In the code `D(x)` is any number; `sigmoid` turns it into one
+#   between 0 and 1.)
 #
 # In each step both change their weights a tiny bit: $D$ to tell real from generated better, $G$ so
 # that $D$ takes its pictures for real. This is a *generative adversarial network*, a **GAN**.
@@ -769,9 +777,10 @@ plot.show(
 )
 
 # %% [markdown]
-# Every column of the strips is *one* noise vector, becoming a picture: ink in the middle, then
-# strokes, then digits. (All grey? The `smoke` profile trains for an instant.) $G$ never saw a
-# digit. All it ever got is which way each pixel must change to please $D$.
+# Every column of the strips is *one* noise vector, becoming a picture: grey at first (the noise is
+# too weak to see), then ink in the middle, then strokes, then mostly digits. (Is *every* strip
+# grey? Then this is the quick test, `smoke`.) $G$ never saw a digit. All it ever got is which way
+# each pixel must change to please $D$.
 #
 # Now look honestly, and at *all* of them, since picking the prettiest proves nothing. Many you can
 # read. Some are between two digits, some belong to no alphabet. What the figure does not tell: are
@@ -845,17 +854,22 @@ plot.show(
 )
 
 # %% [markdown]
-# Blue, real digits among themselves, is the yardstick. (Whoever draws only typical digits can even
-# beat it in 1.) Question 2 gives the rule away: its neat threes lie near real ones, but most real
-# digits are near nothing that it drew. The generator, in this one training, is not far from blue in
-# both.
+# Blue is the yardstick: test digits against training digits, the same curve on both sides. In 1
+# both ways lie a little to the right of it. Question 2 gives the rule away: its neat threes lie
+# near real ones, but most real digits are near nothing that it drew. The generator, in this one
+# training, is not far from blue in both.
 #
 # Remember the two questions. [Chapter 01](01_kl_divergence.ipynb) turns them into the two
 # directions of the KL divergence, [chapter 07](07_evaluation.ipynb) into precision and recall.
-#
+
+# %% [markdown]
 # What the figure does not say: whether pixels are the right ruler (move a digit by one pixel, and
-# it is "far"), and whether the generator *copies*. A copier would be at zero in 1 and equal the
-# blue curve in 2.
+# it is "far"), and whether the generator *copies*. Whoever copied every training digit would be at
+# zero in 1 and equal the blue curve in 2.
+#
+# The table below sums up both ways. Its seconds are for one scene, for all the threes, and for the
+# whole training. The rule needs lines of code and no examples. The network needs no line that says
+# what a digit looks like, but it needs the examples, and it does not know which digit it drew.
 
 # %%
 def lines(*functions):
@@ -893,8 +907,8 @@ print(f"✓ compared with real digits: drawn → real ×{strange:.1f}, real → 
 # again? It sounds reasonable: a teacher needn't learn during the lesson.
 #
 # We train a new $D$ against an untrained $G$, then freeze it and let only $G$ learn. At last $D$
-# may learn again, for a moment. The cell prints how far $D$ believes that a picture is real, for
-# real ones and for generated ones. Three times, from different random numbers.
+# may learn again, for as many steps as at first. The cell prints how strongly $D$ believes that a
+# picture is real, for real ones and for generated ones. Three times, from different random numbers.
 #
 # **Predict:** can $G$ convince the frozen judge? And what will its pictures look like?
 
@@ -945,7 +959,8 @@ plot.show(
 # %% [markdown]
 # The frozen judge is fully convinced, by pictures in which nobody else sees a digit. It learned
 # what separates digits from *that one kind of noise*, and nothing else. $G$ found the gap in its
-# knowledge and stays there. As soon as $D$ may learn again, the trick is worth nothing.
+# knowledge and stays there. After a second lesson, as short as the first, the trick is worth
+# nothing.
 #
 # So the judge must keep up with the forger. This is why training a GAN is a game and not a walk
 # downhill ([chapter 02](02_minimax.ipynb)), and why its losses are so odd to read ([chapter
@@ -1045,10 +1060,10 @@ print("✓ ready for chapter 01")
 #    run 0.1 and 0.2 again. Their checkpoints still pass: why? Write one that doesn't.
 # 2. **Wood.** Write a texture `wood(p)`: rings are the fractional part of the distance to an axis,
 #    disturbed by a little `fractal` noise. Put it on a ball.
-# 3. **How few examples?** Train on twenty digits only:
-#    `digits = data.Images(digits.x[:20], digits.labels[:20], digits.classes, "few")`, a new `G` and
-#    `D`, then `play`. Predict both histograms of 0.8 first. Which one improves, and why is that bad
-#    news?
+# 3. **How few examples?** Train on twenty digits only: `digits = data.Images(digits.x[:20],
+#    digits.labels[:20], digits.classes, "few")`, a new `G` and `D`, then `generator = play(G, D,
+#    STEPS)`. Make `drawn` again, but keep the old `train_x`. Predict both histograms of 0.8 first.
+#    Which one improves, and why is that bad news?
 
 # %% [markdown]
 # ## Recap

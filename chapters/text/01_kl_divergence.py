@@ -18,11 +18,11 @@
 
 # %% [markdown]
 # **After this chapter you can** measure surprise, entropy and KL divergence in nats; show that
-# maximum likelihood minimises a KL; and choose between KL, Jensen–Shannon and Wasserstein, knowing
-# how each one fails.
+# maximum likelihood minimises a KL; and say where KL and Jensen–Shannon fail, and what Wasserstein
+# does there.
 #
-# **You need** derivatives, logarithms, a little PyTorch, and a machine set up as in
-# [chapter 00](00_start_here.ipynb).
+# **You need** derivatives, integrals, logarithms, mean and variance, the Gaussian density, a little
+# PyTorch, and a machine set up as in [chapter 00](00_start_here.ipynb).
 #
 # <!-- stamp -->
 # *Run time: 0.4 min, peak memory 1.0 GB, `cpu` profile on `digits`
@@ -102,8 +102,9 @@ plot.show(
 
 # %% [markdown]
 # Both orange curves are optimal, and they hardly resemble each other. A covers everything, and puts
-# its peak where there is hardly any data. B ignores four tenths of the data, and is nearly perfect
-# on the rest.
+# its peak where there is hardly any data. B ignores four tenths of the data. On the rest it has the
+# right place and width. (It is higher than the blue bump because its area is 1, and the bump's is
+# 0.6.)
 #
 # Both rulers are "the KL divergence". They differ only in the order of two arguments. If our family
 # of models contained $p$, both would choose $p$ itself. But one Gaussian can't be two bumps. So
@@ -435,8 +436,9 @@ print(f"models of a wrong class   {cost[~is_right].mean():5.1f}")
 
 # %% [markdown]
 # The right model saves more than half. It must be told the class first, and that costs at most
-# $\log 10 \approx 2.3$ nats more: still worth it. A wrong model is costly, but on average cheaper
-# than knowing nothing: all digits leave the same corners empty, and every model has learned that.
+# $\log 10 \approx 2.3$ nats more. Together that is still less than one model for all digits costs.
+# A wrong model is costly, but on average cheaper than knowing nothing: all digits leave the same
+# corners empty, and every model has learned that.
 #
 # Which class is mistaken for which? The next figure shows, for the images of each class (row), how
 # much more they cost under each model (column) than under their own.
@@ -462,8 +464,9 @@ plot.show(
 # **What it says.** Every row is cheapest on the diagonal. The table is not symmetric: each entry is
 # a difference of two KLs, from the class's images to the column's model and to their own. Read
 # columns, too: the models of zero and six have the lowest entropies in the list above. They are the
-# surest, and the costliest when they are wrong. (Choosing the cheapest model *is* a classifier; the
-# next cell prints how often it is right.)
+# surest and, on average, the costliest when they are wrong. The smallest entries are the easiest
+# confusions: a three or a one costs little more as an eight. (Choosing
+# the cheapest model *is* a classifier; the next cell prints how often it is right.)
 #
 # **What it does not say.** That a low cost makes good pictures. Let us look at what these models
 # *draw*.
@@ -511,9 +514,9 @@ assert (mean_cost.argmin(1) == torch.arange(10)).all()  # each class is cheapest
 # $$\mathrm{KL}(p\,\|\,q) = \int p(x)\log\frac{p(x)}{q(x)}\,dx, \qquad
 # \mathrm{KL}(q\,\|\,p) = \int q(x)\log\frac{q(x)}{p(x)}\,dx.$$
 #
-# The first weighs by $p$. It is large where there is data and the model has none: *cover all data*.
-# The second weighs by $q$. It is large where the model puts something and there is no data: *never
-# make what is not real*.
+# The first weighs by $p$. It is large where there is data and the model has none: *cover all data*
+# (question 2 of chapter 00). The second weighs by $q$. It is large where the model puts something
+# and there is no data: *never make what is not real* (question 1).
 #
 # One warning. A density may be above 1. Then $-\log p(x)$ is negative, and so may be the entropy;
 # and both change with the *unit* of $x$. A KL does not: in $p/q$ the unit cancels.
@@ -604,10 +607,12 @@ plot.show(
 )
 
 # %% [markdown]
-# **What it says.** $\mathrm{KL}(p\,\|\,q)$ is *mode-covering*: one answer, broad, with its peak in
-# the empty middle. $\mathrm{KL}(q\,\|\,p)$ is *mode-seeking*: one bump, nearly exactly, and which
-# one depends on the start. So ruler A was KL(p‖q) and ruler B was KL(q‖p).
-#
+# **What it says.** A bump of a density is also called a *mode*. $\mathrm{KL}(p\,\|\,q)$ is
+# *mode-covering*: one answer, broad, with its peak in the empty middle. $\mathrm{KL}(q\,\|\,p)$ is
+# *mode-seeking*: one bump, with nearly its mean and width, and which one depends on the start. So
+# ruler A was KL(p‖q) and ruler B was KL(q‖p).
+
+# %% [markdown]
 # A model of digits trained by likelihood covers: it would rather draw something between a 3 and an
 # 8 than miss one of them. A model that seeks would draw threes, sharply, and forget the eights. But
 # blame the family first: both faults are there only because no $q$ of the family is $p$. The blur
@@ -631,8 +636,10 @@ print(f"KL(q‖p) from μ = +1, σ = 2: μ {mu:+.3f}, σ {sigma:.3f}, {value:.3f
 # %% [markdown]
 # Two small pieces of theory predict what descent found.
 #
-# *Covering.* In KL(p‖q) only $-\int p\log q$ depends on $q$: it is maximum likelihood again. The
-# best Gaussian therefore has the **mean and variance of** $p$.
+# *Covering.* In KL(p‖q) only $-\int p\log q$ depends on $q$: it is maximum likelihood again. With
+# the mean $m$ and the variance $v$ of $p$ it is $\log\sigma+\frac{v+(m-\mu)^2}{2\sigma^2}$ plus a
+# constant. The best $\mu$ is $m$. Then the slope in $\sigma$, $\frac1\sigma-\frac v{\sigma^3}$, is
+# zero at $\sigma^2=v$. So the best Gaussian has the **mean and variance of** $p$.
 #
 # *Seeking.* If $q$ is exactly the left bump, with weight $w$ in $p$, then near it $p \approx w\,q$.
 # So $\log(q/p) \approx -\log w$ wherever $q$ is, and $\mathrm{KL}(q\,\|\,p) \approx -\log w$.
@@ -655,8 +662,8 @@ print(f"-log {WEIGHT} = {-math.log(WEIGHT):.3f}   -log {1 - WEIGHT} = {-math.log
 # %% [markdown]
 # ## 1.6 Between Gaussians: closed form and Monte Carlo
 #
-# **Question.** Sums over a grid work in one dimension. A latent vector has 24, an image has
-# thousands. What then?
+# **Question.** Sums over a grid work in one dimension. The latent vectors of [chapter
+# 08](08_vae.ipynb) have 24, an image has thousands. What then?
 #
 # For Gaussians there is a formula. Take $p = \mathcal N(\mu_p, \sigma_p^2)$ and
 # $q = \mathcal N(\mu_q, \sigma_q^2)$. The factors $\sqrt{2\pi}$ cancel:
@@ -751,10 +758,11 @@ plot.show(
 )
 
 # %% [markdown]
-# **What it says.** The error bar is honest: the standard error, computed from one run alone,
-# matches the true error over many runs. Both fall like $1/\sqrt n$: one digit more takes a hundred
-# times the samples. About one estimate in three lies further than one error bar from the truth.
-# That is what a standard error means; it is no failure.
+# **What it says.** The error bar is honest: a standard error needs only one run, and on average
+# (the crosses) it matches the true error over many runs. Both fall like $1/\sqrt n$: one digit more
+# takes a hundred times the samples. In the long run about one estimate in three lies further than
+# one error bar from the truth. That is no failure, it is what a standard error means. (On the left,
+# by luck, none of the six does.)
 #
 # **What it does not say.** That the error bar guards against mistakes. It measures chance, not
 # whether you averaged the right thing. Section 1.9 shows such a mistake.
@@ -876,8 +884,8 @@ torch.testing.assert_close(js(one, two), js(two, one))
 
 # %% [markdown]
 # And add a ruler of another kind, the **Wasserstein-1** distance: how far must mass travel, on
-# average, to turn $q$ into $p$? In one dimension, with the distribution functions $F_p(x)$ and
-# $F_q(x)$, the mass left of $x$,
+# average and *on the best plan*, to turn $q$ into $p$? In one dimension, with the distribution
+# functions $F_p(x)$ and $F_q(x)$, the mass left of $x$,
 #
 # $$W_1(p, q) = \int |F_p(x) - F_q(x)|\,dx.$$
 
@@ -937,9 +945,10 @@ plot.show(
 )
 
 # %% [markdown]
-# **What it says.** KL is infinite as soon as the bumps differ. JS is stuck at $\log 2$: it knows
-# that they differ, not *how far*, so its slope is 0 and nothing moves. $W_1$ is the distance
-# itself. Its slope is 1 everywhere; that is why the end bounces about 0 instead of coming to rest.
+# **What it says.** KL is infinite as soon as the bumps differ. From
+# $d=1$ on JS is stuck at $\log 2$: it knows that they differ, not *how far*. So its slope is 0 and
+# nothing moves. $W_1$ is the distance itself. Its slope is $+1$ right of 0 and $-1$ left of it,
+# never small. That is why the end bounces about 0 instead of coming to rest.
 # KL and JS compare probabilities *point by point* and do not know which points are neighbours.
 # (Recall entropy and the swapped faces.)
 #
@@ -1067,8 +1076,8 @@ assert -fitted.sum(1).mean() < smooth and hit.any()
 #
 # - Surprise is $-\log p$; its average is the entropy; with a wrong belief $q$ you pay
 #   $\mathrm{KL}(p\,\|\,q)$ on top. We count in nats.
-# - The likelihood of samples and $\mathrm{KL}(p_\text{data}\,\|\,p_\theta)$ differ by a constant:
-#   maximum likelihood minimises that KL.
+# - The negative log-likelihood per sample and $\mathrm{KL}(p_\text{data}\,\|\,p_\theta)$ differ by
+#   a constant: maximum likelihood minimises that KL.
 # - $\mathrm{KL}(p\,\|\,q)$ covers all modes, $\mathrm{KL}(q\,\|\,p)$ seeks one. Order matters.
 # - Between Gaussians KL has a closed form (the VAE's term is one line). Elsewhere Monte Carlo gives
 #   it with an honest $1/\sqrt n$ error, if the samples come from the first argument.

@@ -18,8 +18,8 @@
 
 # %% [markdown]
 # **After this chapter you can** derive the best possible judge and the value of the game against
-# it · train a GAN in one dimension and read its curves · explain why gradient steps circle around
-# a saddle, what helps, and why hardly anybody trains the forger on $\log(1-D)$.
+# it · train a GAN in one dimension and read its curves · explain why gradient steps can circle
+# around a saddle, what helps, and why hardly anybody trains the forger on $\log(1-D)$.
 #
 # **You need** [chapter 01](01_kl_divergence.ipynb): KL and Jensen–Shannon divergence in nats.
 #
@@ -291,12 +291,14 @@ plot.show(fig, alt="The trained judge, green, lies on the dashed black D* wherev
 
 # %% [markdown]
 # Where there are samples the net has found $p/(p+q)$, without ever seeing a density. GANs live on
-# this: **a classifier estimates a ratio of densities.**
+# this: **a classifier estimates a ratio of densities.** (The last batch may pay it a little more
+# than $D^*$ earns on average, which the next checkpoint prints. That is the luck of 256 samples.)
 #
-# Far out on both sides $D^*$ returns to 0 (on the right mostly beyond the picture's edge), because
-# the tails of $q$ are the heavier ones there. The net can't know this: it has no samples there. Its
-# answer depends on its layers and on the weights it started with. Yet if the forger makes a sample
-# there, it is just this slope that tells it which way to move.
+# Far out on both sides $D^*$ returns to 0, because
+# the tails of $q$ are the heavier ones there. The net can't know this: it has no samples there. At
+# $x=-5$ it says nearly 1, where $D^*$ is nearly 0. Its answer depends on its layers and on the
+# weights it started with. Yet if the forger makes a sample there, it is just this slope that tells
+# it which way to move.
 
 # %%
 def value_on_grid(logit, log_q):
@@ -320,12 +322,13 @@ if runtime.profile() != "smoke":
 #
 # **Question.** Suppose the judge always plays $D^*$. What is the forger then minimising?
 #
-# Put $D^*$ into $V$ and multiply both fractions by ½, with the mixture $m=\frac12(p+q)$:
+# Put $D^*$ into $V$ and write $p+q=2m$, with the mixture $m=\frac12(p+q)$:
 #
 # $$V(D^*,G)=\mathbb E_p\log\frac{p}{p+q}+\mathbb E_q\log\frac{q}{p+q}
 # =\mathbb E_p\log\frac{p}{2m}+\mathbb E_q\log\frac{q}{2m}.$$
 #
-# The factor ½ leaves each expectation as $-\log2$. What stays are two KL divergences to $m$:
+# In each expectation the ½ of $\frac p{2m}=\frac12\cdot\frac pm$ comes out as $-\log2$. What stays
+# are two KL divergences to $m$:
 
 # %% [markdown]
 # $$V(D^*,G)=\mathrm{KL}(p\|m)+\mathrm{KL}(q\|m)-2\log2=\boxed{2\,\mathrm{JS}(p,q)-\log4}.$$
@@ -383,8 +386,8 @@ plot.show(ax, alt="The value against the centre of q: flat at 0 far left and far
 # descends it learns nothing. The figure assumes a perfect judge. A real judge scores less than
 # $D^*$, and the slope of its score is another one.
 #
-# Still, any score is worth something. Since $V(D,G)\le V(D^*,G)$, **every** judge gives a lower
-# bound, $\mathrm{JS}\ge\frac12\big(V(D,G)+\log4\big)$.
+# Still, a score above $-\log4$ proves something. Since $V(D,G)\le V(D^*,G)$, **every** judge gives
+# a lower bound, $\mathrm{JS}\ge\frac12\big(V(D,G)+\log4\big)$. (A bound below 0 says nothing new.)
 
 # %% [markdown]
 # Now play the forger yourself against the perfect judge. Move the sliders until the gauge is as low
@@ -444,9 +447,9 @@ for center, scale in ((-2.0, 0.5), (0.5, 1.0), (3.0, 1.5)):
 # $$\mathrm{div}_f(p\,\|\,q)\;\ge\;\mathbb E_p\big[f'(s)\big]-\mathbb E_q\big[s\,f'(s)-f(s)\big].$$
 #
 # Both averages need samples only. The bound is exact where the guess is right, $s=p/q$. So a judge
-# can be paid the right side, and the forger makes it small: **every f-divergence has its own
-# game** (Nowozin et al. 2016). This is a *variational bound*: a maximum over functions. For the
-# third $f$ the right side is just our $V+\log4$.
+# can be paid the right side, and the forger makes it small: **every f-divergence has its own game**
+# (Nowozin et al. 2016). This is a *variational bound*: the divergence is the highest value that the
+# right side reaches, over all guesses $s$. For the third $f$ the right side is just our $V+\log4$.
 #
 # **Predict.** The judge of 2.2 was paid $V$. Will its guesses be worth anything for the two KLs?
 
@@ -510,7 +513,7 @@ assert abs(by_found[2] - (v_found + math.log(4))) < 1e-9
 # %% [markdown]
 # To watch it, we sort 20,000 generated numbers into cells of width 0.1 and compute JS from the
 # shares. Chance makes this JS a little too large. By how much? Real numbers against $p$ should give
-# 0. The cell prints what they give: the least that this ruler can show.
+# 0. The cell prints what they give: about what this ruler shows even when $q=p$, its *floor*.
 
 # %%
 EDGES = torch.linspace(-15, 15, 301)
@@ -627,9 +630,10 @@ plot.show(fig, alt="Six moments of the training: the orange q starts as a needle
 
 # %% [markdown]
 # The judge learns where $q$ is too high ($D<½$) and too low ($D>½$), and $q$ flows up its slope.
-# When $q\approx p$ there is nothing left to tell, and $D$ is near ½ **where data are**. Outside,
-# it may be anything. The right bump is covered first, with every seed: it holds more of $p$, and it
-# is nearer to the start.
+# When $q\approx p$ there is nothing left to tell, and $D$ is near ½ **where data are**. Outside, it
+# may be anything. The right bump is covered first, with every seed. Two likely reasons: it holds
+# more of $p$, and it is nearer to the start. At the end JS is small, but several times the floor:
+# $q$ is near $p$, not $p$.
 #
 # The dotted $D^*$ is the best answer to the $q$ of that moment. The judge runs behind it: it gets
 # one step per turn. And the forger descends $-\log D$. So what you see is *not* exact descent of
@@ -742,8 +746,8 @@ plot.show(fig, alt="Left: the forger's place against the turn; it jumps among al
 # A forger with noise $z$ can play the average at once, some $z$ here and others there (a *mixed
 # strategy*). Then min-max and max-min are both $-\log4$: the equilibrium is back, because $V$ is
 # concave in $D$ and linear in $q$. In the *weights* of two nets it is neither, so nothing promises
-# them an equilibrium. Nor do steps in turn say which order they solve: a forger that learns much
-# more quickly than its judge moves second, and hops.
+# them an equilibrium. And steps in turn do not say which of the two they solve, min-max or max-min.
+# A forger much quicker than its judge moves second, and hops.
 
 # %%
 # checkpoint: no move of either side alone helps at q = p, D = ½; and the visits come out as p
@@ -903,9 +907,10 @@ plot.show(ax, alt="Distance to the solution on a logarithmic axis: simultaneous 
 
 # %% [markdown]
 # A straight line on a logarithmic axis means that each step takes off the same *share* of the
-# distance. (Damped steps do so on average: their line wobbles.) Averaging is slower, about $1/t$:
-# while the points circle, their sum stays bounded, and it is divided by their number. Which line is
-# steepest depends on $\eta$ and on $\gamma$.
+# distance. (Damped steps do so on average: their line wobbles.) Averaging gives no straight line:
+# its crests fall like $1/t$, since the sum of points that circle stays bounded, and it is divided
+# by their number. In the end every falling line passes it. Optimistic steps end nearest here. Which
+# line is steepest depends on $\eta$ and on $\gamma$.
 #
 # What the figure does not say: that damping is harmless. Here the solution happens to have $y=0$,
 # so pulling $y$ to 0 is right. In a GAN such a pull must vanish at the solution. The gradient
@@ -919,7 +924,7 @@ plot.show(ax, alt="Distance to the solution on a logarithmic axis: simultaneous 
 #
 # Damped steps have a complex pair again (for $\gamma<2$), so
 # $|\lambda|^2=\det=1-\gamma\eta+\eta^2$: they work for $\eta<\gamma$.
-# Optimistic steps work for $\eta<1/\sqrt3$; the checkpoint finds that limit numerically.
+# Optimistic steps work for $\eta<1/\sqrt3$; the checkpoint tests that limit.
 
 # %%
 def modulus(step, eta):
@@ -949,9 +954,10 @@ for scheme, limit in ((extragradient, 1), (damped, 0.5), (optimistic, 1 / math.s
 # $$V=\log\sigma(0)+\log\big(1-\sigma(\psi\theta)\big)=-\log2-\mathrm{softplus}(\psi\theta)
 # \approx-\log4-\tfrac12\psi\theta$$
 #
-# near $(0,0)$, because $\mathrm{softplus}(t)=\log2+\frac t2+\dots$ So up to a factor and a sign it
-# **is** $xy$. This is the *Dirac-GAN* of Mescheder et al. (2018). Each player's force depends on
-# the other only: the derivative of $g$ there has eigenvalues $\pm\frac i2$, pure rotation.
+# near $(0,0)$, because $\mathrm{softplus}(t)=\log2+\frac t2+\dots$ So there, up to a constant, a
+# factor and a sign, it **is** $xy$. This is the *Dirac-GAN* of Mescheder et al. (2018). At $(0,0)$
+# each player's force depends on the other only: the matrix of the derivatives of $g$ has the
+# eigenvalues $\pm\frac i2$, pure rotation.
 
 # %%
 def dirac_value(w):  # w = (θ, ψ): the logit is ψ · 0 for real data and ψθ for the forger
@@ -999,8 +1005,9 @@ plot.show(ax, alt="JS against the step, one curve per seed and setting: it falls
                   "rates.")
 
 # %% [markdown]
-# Both predictions hold, with every seed here: each run with momentum or with equal rates ends
-# higher than each run without. The numbers above the figure say which change cost more. Net, loss
+# Both predictions hold, with every seed here: each run with momentum, and each with equal rates,
+# ends higher than the three runs of section 2.4. Equal rates cost more, as the numbers above the
+# figure say. Net, loss
 # and data are the same; only the steps differ. That is why recipes for GANs say so much about
 # $\beta_1$ (DCGAN takes 0.5, others 0) and about two learning rates.
 #
@@ -1089,18 +1096,19 @@ print(f"at l = −6, −log D pushes {(non_saturating / saturating)[40]:.0f} tim
 # $$\frac{d\varphi}{d\theta}=\underbrace{\frac{\partial V}{\partial\theta}}_{D^*\text{ held still}}
 # +\underbrace{\frac{\partial V}{\partial D}\Big|_{D^*}}_{=\,0}\cdot\frac{dD^*_\theta}{d\theta}.$$
 #
-# **The last term is 0**, because $D^*$ is the maximum of $V$: there a small move of $D$ changes
-# nothing. So the slope with the judge held still *is* the slope of the maximum. This is the
-# **envelope theorem** (or Danskin's). All training in turns rests on it.
+# **The last term is 0**, because $V$ is highest at $D=D^*$: at a maximum the slope is 0. So the
+# slope with the judge held still *is* the slope of the maximum. This is the **envelope theorem**
+# (or Danskin's). It is why training in turns makes sense.
 
 # %% [markdown]
-# The theorem needs two things: a judge at its best, and the loss that this judge maximises. So
-# $\log(1-D^*)$, the forger's part of $V$, passes. With $\nabla$ the derivative in θ:
+# The theorem needs two things: a judge at its best, and a forger that descends the same $V$ that
+# the judge climbs. So $\log(1-D^*)$, the forger's part of $V$, passes. Let $\nabla$ be the
+# derivative in θ; on the left side of the next lines $D^*$ is always **held still**:
 #
 # $$\nabla\,\mathbb E_{q_\theta}[\log(1-D^*)]=\nabla\,2\,\mathrm{JS}(p,q_\theta).$$
 #
-# $-\log D$ is *not* what the judge maximises, and the theorem is silent. So we compute. Hold
-# $D^*=p/(p+q)$ still, and let $q_\theta$ move:
+# $-\log D$ is *not* a part of the $V$ that the judge climbs, and the theorem is silent. So we
+# compute. Hold $D^*=p/(p+q)$ still, and let $q_\theta$ move:
 #
 # $$\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\int\nabla q\,\log\frac{p+q}p\,dx.$$
 #
@@ -1115,7 +1123,8 @@ print(f"at l = −6, −log D pushes {(non_saturating / saturating)[40]:.0f} tim
 # $$\boxed{\nabla\,\mathbb E_{q_\theta}[-\log D^*]=\nabla\,2\,\mathrm{KL}(m\|p)},\quad
 # m=\tfrac12(p+q).$$
 #
-# Against a perfect judge the non-saturating forger descends $2\,\mathrm{KL}(m\|p)$. This is never
+# (On the left $D^*$ is held still, as in the forger's step.) Against a perfect judge the
+# non-saturating forger descends $2\,\mathrm{KL}(m\|p)$. This is never
 # negative, and 0 only for $m=p$, that is $q=p$. So it is another road to the **same goal**.
 #
 # Arjovsky & Bottou (2017) write the same number as $\mathrm{KL}(q\|p)-2\,\mathrm{JS}(p,q)$:
@@ -1168,10 +1177,10 @@ plot.show(ax, alt="The pull of log(1−D) rises to a maximum near one and a half
 # Close to the goal the two agree. Far away the pull of $\log(1-D)$ dies, since JS is flat there
 # (2.3), while the other grows like that of $\mathrm{KL}(q\|p)=\mu^2/2$.
 #
-# What is the price? A forger with one bell can fail in two ways. It can **forget** a bump of $p$,
+# What is the price? A forger can fail in two ways. It can **forget** a bump of $p$,
 # or **invent** what is not real. Take the two bumps of this chapter. One $q$ lacks the left bump,
-# 40 % of the data. The other has both bumps, but puts 40 % of its own mass at $x=7$, where there is
-# no data.
+# 40 % of the data. The other has both bumps, but puts 40 % of its own mass in a bell around $x=7$,
+# where there is no data.
 #
 # **Predict.** Which of the two is worse for JS? Which is worse for $-\log D$?
 
@@ -1196,8 +1205,9 @@ for name, log_q in (("forgets 40 %", forgets), ("invents 40 %", invents)):
 # forgetting is cheap and inventing costly. That is *mode-seeking*, the behaviour of the reverse KL
 # in chapter
 # 01. Look at $\mathrm{KL}(m\|p)$: where $q$ is large and $p$ is tiny, $\log\frac mp$ has no limit.
-# Where $q=0$, $m$ is still $\frac12p$, so $\log\frac mp=-\log2$, and nothing pushes $q$ to come
-# there. Likelihood, the first column, is the other way round.
+#     Where $q=0$, $m$ is still $\frac12p$, so $\log\frac mp=-\log2$: a forgotten bump even lowers
+#     the sum. Forgetting costs only where $q$ is too high instead. So it stays cheap. Likelihood,
+#     the first column, is the other way round.
 #
 # What these numbers do not say: all this holds for a perfect judge. A net in training has other
 # slopes, and where it is not at its best, the last term of the chain rule is not 0.
@@ -1231,7 +1241,7 @@ assert mixed_forgets < js_forgets and mixed_invents > 10 * js_invents
 # Now in training. The data are $\mathcal N(3,0.7^2)$. The forger has two parameters,
 # $\tilde x=\mu+sz$, and starts at $\mu=-3$. The judge has trained for 300 steps before the forger
 # makes its first. Two forgers use plain gradient descent (SGD); only their loss differs. Then the
-# same with Adam.
+# same with Adam, this time with its usual momentum, $\beta_1=0.9$, for the forger.
 #
 # **Predict.** Four forgers. Which of them reach 3? Which is first?
 
@@ -1297,15 +1307,16 @@ plot.show(fig, alt="Left: with SGD the saturating forger stays at −3 with ever
                    "saturating gradient is smaller by orders of magnitude.")
 
 # %% [markdown]
-# With SGD the saturating forger does not move. Its gradient carries the factor $D\approx0$: the
+# With SGD the saturating forger hardly moves. Its gradient carries the factor $D\approx0$: the
 # better the judge, the weaker the push. **A good judge leaves this forger without a signal.** The
 # non-saturating forger arrives.
 #
 # With Adam the saturating forger arrives too, and *before* the other one: compare the printed
-# steps. Adam divides each gradient by its own running size, so a tiny push that is the same for
-# *all* samples becomes large again. Two things Adam can't mend: the weights *between* the samples
-# of a batch, and gradients too small for its $\varepsilon$. So "saturating losses do not train" is
-# too strong. These runs say less: $\log(1-D)$ needed Adam to arrive, $-\log D$ arrived with both.
+# steps. Adam divides each gradient by its own running size. So a push that is tiny for *all*
+# samples does not matter. Two things Adam can't mend: the weights *between* the samples of a batch,
+# and gradients too small for its $\varepsilon$. So "saturating losses do not train" is too strong.
+# These runs say less: at these rates $\log(1-D)$ arrived only with Adam, $-\log D$ with both. No
+# other rate was tried.
 
 # %%
 # checkpoint: at the first step the two losses see the same samples and the same judge
@@ -1323,7 +1334,7 @@ if runtime.profile() != "smoke":
 # Five in [the exercises](../exercises/02_minimax.ipynb), each with a check:
 #
 # 1. `optimal_discriminator`: $D^*$ on arrays of densities, in far tails and where both are 0.
-# 2. `js_bound`: what any judge's logits prove about JS, exact for logits of ±200.
+# 2. `js_bound`: what any judge's logits prove about JS, exact for logits of ±1000.
 # 3. `generator_gradient`: both of the forger's gradients by hand, to the last digit.
 # 4. `judge_loss`, a repair: both losses go to zero, and the forger stays where it was.
 # 5. `extragradient_step`: for the game $x^\top Ay$, and the largest rate at which it converges.
@@ -1337,8 +1348,8 @@ if runtime.profile() != "smoke":
 #   it from samples alone, where there are samples.
 # - $V(D^*,G)=2\,\mathrm{JS}(p,q)-\log4$: lowest at $q=p$, flat when $p$ and $q$ are far apart.
 #   Every f-divergence has such a game.
-# - Min-max is not max-min: a game need not have an equilibrium. Around a saddle, simultaneous steps
-#   spiral out, alternating ones circle. Looking ahead, damping, averaging, a quick judge help.
+# - Min-max is not max-min: a game need not have an equilibrium. On $xy$, simultaneous steps spiral
+#   out, alternating ones circle. Looking ahead, damping, averaging, a quick judge help.
 # - The slope with the best judge held still is the slope of the maximum. $-\log D$ pushes where the
 #   judge is sure; it descends $2\,\mathrm{KL}(m\|p)$: the same goal, another game.
 #

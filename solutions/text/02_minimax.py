@@ -339,8 +339,8 @@ def extragradient_step(x, y, A, eta):
 
 # %% [markdown]
 # How large may the rate be? For $xy$ the limit was $\eta = 1$. A matrix is several such games at
-# once, one for each of its singular values. **Predict** the limit, then look at the figure: it
-# walks 100 steps at many rates and marks one over the largest singular value.
+# once, one for each of its singular values. **Predict** the limit from the singular values of $A$,
+# then look at the figure: it walks 100 steps at many rates. A dashed line marks the limit.
 
 # %%
 check("extragradient_step", extragradient_step)
