@@ -389,9 +389,11 @@ class WarmRoom(sandbox.Room):
         yield [], []
 
     def environment(self):
-        inside = {k: v for k, v in super().environment().items() if k[:6] != "PYTHON"}
-        python = {k: v for k, v in os.environ.items() if k[:6] == "PYTHON" or k.endswith("SERVER")}
-        return inside | python | {"PYTHONPATH": str(self.folder)}
+        """What is read when Python starts is as it is here: with anything else it isn't warm."""
+        starting = (*warm.AT_START, "GENCOURSE_TEST_SERVER")
+        inside = {k: v for k, v in super().environment().items() if not k.startswith(starting)}
+        here = {k: v for k, v in os.environ.items() if k.startswith(starting)}
+        return inside | here | {"PYTHONPATH": str(self.folder)}
 
     def command(self, *_):
         return [*warm.PYTHON, "-m", "gencourse.checks.play"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import classroom
 import psutil
 import pytest
 import warm
@@ -113,6 +114,12 @@ def test_what_is_read_at_the_start_is_not_changed_afterwards():
     assert warm.run("-c", program).stdout == "True 0\n"
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     assert warm.run("-c", program, env=env).stdout == "False 1\n"
+
+
+def test_the_rooms_of_a_class_are_warm(tmp_path):
+    """What Python reads when it starts is the server's there: else each student costs seconds."""
+    room = classroom.WarmRoom(tmp_path, classroom.LIMITS)
+    assert warm.at_start(room.environment()) == warm.at_start(os.environ)
 
 
 def test_a_file_that_is_to_come_first_comes_first(tmp_path):
