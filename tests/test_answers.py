@@ -1,7 +1,9 @@
 """Every exercise: its reference, blank and named mistakes, and what an answer leaves behind; then
 what others would answer: right ones in unusual forms, wrong ones that have no name.
 
-    pytest tests/test_answers.py -m seeds            # with other seeds than the notebook's
+The ordinary suite asks with the notebook's seed, and one answer of others each.
+
+    pytest tests/test_answers.py -m answers          # other seeds, and all answers of others
     pytest tests/test_answers.py -n0 -s -k table     # exercise × wrong answer, with seconds
 
 tests/answers/chapter_NN.py holds, for the exercises of its chapter,
@@ -32,10 +34,15 @@ EXERCISES = [e for several in core.assignments().values() for e in several]
 
 
 def pytest_generate_tests(metafunc):
-    """The notebook's seed, or with -m seeds the others."""
+    """The notebook's seed and a few answers, or with -m answers other seeds and all of them."""
+    all_of_them = metafunc.config.getoption("markexpr") == "answers"
     if "seed" in metafunc.fixturenames:
-        others = metafunc.config.getoption("markexpr") == "seeds"
-        metafunc.parametrize("seed", OTHER_SEEDS if others else (0,))
+        metafunc.parametrize("seed", OTHER_SEEDS if all_of_them else (0,))
+    if "label" in metafunc.fixturenames:
+        right = "right" in metafunc.function.__name__
+        rows = [(name, label) for name, answers in (RIGHT if right else WRONG).items()
+                for label in ([*answers] if all_of_them else [*answers][:1])]
+        metafunc.parametrize("name, label", rows, ids=[": ".join(row) for row in rows])
 
 
 @pytest.fixture(params=EXERCISES, ids=lambda e: e.name)
@@ -67,14 +74,14 @@ def in_one_case(exercise, answer, i, seed=0, others=None):
     return exercise.judge(outcomes, seed)
 
 
-@pytest.mark.seeds
+@pytest.mark.answers
 def test_the_reference_passes(exercise, seed):
     assert verdict(exercise, exercise.right, seed) == (True, "", exercise.tests, "")
     assert not any(o.error for o in known(exercise, seed)[0])
 
 
 @pytest.mark.filterwarnings("ignore")  # wrong answers warn, and rightly
-@pytest.mark.seeds
+@pytest.mark.answers
 def test_every_wrong_answer_is_told_its_own_mistake(exercise, seed):
     for wrong, said in zip(exercise.wrongs, verdicts(exercise, seed), strict=True):
         assert said == (False, wrong.name, wrong.sentence, ""), wrong.name
@@ -379,7 +386,7 @@ def cast(value, dtype):
     return value
 
 
-@pytest.mark.seeds
+@pytest.mark.answers
 def test_a_right_answer_may_have_any_precision_that_is_not_asked_for(exercise, seed):
     """Computed in float64 and returned as it is, or rounded to float32."""
     asked_for = exercise.dtype or is_given(exercise, Module)  # a net has one
@@ -419,22 +426,16 @@ def tables():
 RIGHT, WRONG = tables()
 
 
-def rows(table):
-    return [pytest.param(core.exercises()[name], answer, id=f"{name}: {label}")
-            for name, answers in table.items() for label, answer in answers.items()]
-
-
-@pytest.mark.seeds
-@pytest.mark.parametrize(("exercise", "answer"), rows(RIGHT))
-def test_a_right_answer_in_another_form_passes(exercise, answer, seed):
-    told = verdict(exercise, answer, seed)
+@pytest.mark.answers
+def test_a_right_answer_in_another_form_passes(name, label, seed):
+    told = verdict(core.exercises()[name], RIGHT[name][label], seed)
     assert told.passed, f"{told.sentence} {told.detail}"
 
 
+@pytest.mark.answers
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("exercise", "answer"), rows(WRONG))
-def test_a_wrong_answer_is_told_what_is_wrong(exercise, answer):
-    function, part = answer
-    told = verdict(exercise, function)
+def test_a_wrong_answer_is_told_what_is_wrong(name, label):
+    function, part = WRONG[name][label]
+    told = verdict(core.exercises()[name], function)
     assert not told.passed
     assert part in told.sentence, f"{told.sentence} {told.detail}"
