@@ -238,7 +238,7 @@ def hostile(right):
 LOOP = """while True:
     try:
         while True:
-            pass
+            {}
     except BaseException:
         pass
 """
@@ -317,8 +317,8 @@ for f in range(3, 64):
         pass
 """
 WRITES_TO_DISK = "for i in range(1_000):\n    open(f'/tmp/{i}', 'wb').write(bytes(10**7))"
-ENDLESS = LOOP.replace("pass", "time.sleep(600)", 1).replace("while", "import time\nwhile", 1)
-ENDLESS_CALL = "def kl_from_logits(p, q):\n" + textwrap.indent(LOOP, "    ")
+ENDLESS = "import time\n" + LOOP.format("time.sleep(600)")
+ENDLESS_CALL = "def kl_from_logits(p, q):\n" + textwrap.indent(LOOP.format("pass"), "    ")
 MEMORY_BOMB = "x = []\nwhile True:\n    x.append(bytearray(10**8))"
 MEMORY_BOMB_IN_CHILDREN = """import os, time
 for i in range(20):

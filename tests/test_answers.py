@@ -36,13 +36,15 @@ EXERCISES = [e for several in core.assignments().values() for e in several]
 def pytest_generate_tests(metafunc):
     """The notebook's seed and a few answers, or with -m answers other seeds and all of them."""
     all_of_them = metafunc.config.getoption("markexpr") == "answers"
-    if "seed" in metafunc.fixturenames:
+    if "exercise" in metafunc.fixturenames and "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", OTHER_SEEDS if all_of_them else (0,))
-    if "label" in metafunc.fixturenames:
-        right = "right" in metafunc.function.__name__
-        rows = [(name, label) for name, answers in (RIGHT if right else WRONG).items()
-                for label in ([*answers] if all_of_them else [*answers][:1])]
-        metafunc.parametrize("name, label", rows, ids=[": ".join(row) for row in rows])
+    for asked, table in (("right", RIGHT), ("wrong", WRONG)):
+        if asked in metafunc.fixturenames:
+            rows = [(name, label) for name, answers in table.items()
+                    for label in ([*answers] if all_of_them else [*answers][:1])]
+            metafunc.parametrize(asked, rows, ids=": ".join)
+            if asked == "right":
+                metafunc.parametrize("seed", (0, *OTHER_SEEDS) if all_of_them else (0,))
 
 
 @pytest.fixture(params=EXERCISES, ids=lambda e: e.name)
@@ -427,14 +429,16 @@ RIGHT, WRONG = tables()
 
 
 @pytest.mark.answers
-def test_a_right_answer_in_another_form_passes(name, label, seed):
+def test_a_right_answer_in_another_form_passes(right, seed):
+    name, label = right
     told = verdict(core.exercises()[name], RIGHT[name][label], seed)
     assert told.passed, f"{told.sentence} {told.detail}"
 
 
 @pytest.mark.answers
 @pytest.mark.filterwarnings("ignore")
-def test_a_wrong_answer_is_told_what_is_wrong(name, label):
+def test_a_wrong_answer_is_told_what_is_wrong(wrong):
+    name, label = wrong
     function, part = WRONG[name][label]
     told = verdict(core.exercises()[name], function)
     assert not told.passed

@@ -232,6 +232,8 @@ def test_a_picture_that_other_pages_show_is_what_its_cell_drew(good, tmp_path, m
     assert rules.shown_elsewhere(STEM, good) == []
     (tmp_path / "line.png").write_bytes(b"\x89PNG of yesterday")
     assert "build.py sync" in rules.shown_elsewhere(STEM, good)[0]
+    code(good, EXPLORE).outputs = []
+    assert "picture:line.png draws no PNG" in rules.shown_elsewhere(STEM, good)[0]
 
 
 def test_links_that_lead_nowhere_are_named(tmp_path):

@@ -122,7 +122,8 @@ def save(stem, previous, home=None):
         if not path.exists() or path.read_text(encoding="utf-8") != source:
             write(path, source)
     for name, content in rules.pictures(notebook).items():
-        (rules.PICTURES / name).write_bytes(content)
+        if content:
+            (rules.PICTURES / name).write_bytes(content)
 
 
 def save_readme():

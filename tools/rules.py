@@ -99,13 +99,16 @@ def code_hash(notebook, profile="cpu"):
 
 
 def pictures(notebook):
-    """{file: bytes} of the outputs that other pages show: of cells tagged `picture:NAME.png`."""
+    """{file: bytes} of the outputs that other pages show: of cells tagged `picture:NAME.png`.
+
+    Nothing (b"") where such a cell has drawn none.
+    """
     found = {}
     for cell in code_cells(notebook):
-        names = [tag.removeprefix("picture:") for tag in tags(cell) if tag.startswith("picture:")]
-        drawn = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
-        for name, data in zip(names, drawn, strict=False):
-            found[name] = base64.b64decode(data["image/png"])
+        drawn = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+        for tag in tags(cell):
+            if tag.startswith("picture:"):
+                found[tag.removeprefix("picture:")] = base64.b64decode("".join(drawn[:1]))
     return found
 
 
@@ -368,11 +371,14 @@ def links(name, markdown, folder):
 
 def shown_elsewhere(stem, notebook):
     """The files in chapters/images are what the tagged cells drew last."""
-    return [
-        f"{stem}: images/{name} is not what the cell drew: run `python tools/build.py sync`."
-        for name, content in pictures(notebook).items()
-        if not (PICTURES / name).exists() or (PICTURES / name).read_bytes() != content
-    ]
+    found = []
+    for name, content in pictures(notebook).items():
+        if not content:
+            found.append(f"{stem}: the cell tagged picture:{name} draws no PNG.")
+        elif not (PICTURES / name).exists() or (PICTURES / name).read_bytes() != content:
+            found.append(f"{stem}: images/{name} is not what the cell drew: run "
+                         "`python tools/build.py sync`.")
+    return found
 
 
 def notebook_links(stem, notebook):

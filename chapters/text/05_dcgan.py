@@ -702,7 +702,7 @@ plot.show(
 #
 # Half of each sheet: move the slider.
 
-# %%
+# %% tags=["picture:05_clothes.png"]
 def sheet(moment):
     step = list(sheets)[moment - 1]
     fig, ax = plt.subplots(figsize=(3.6, 2.1))

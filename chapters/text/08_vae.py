@@ -891,7 +891,7 @@ with torch.no_grad():
     again = vae.sample(vae.encode(shown)[0])
     dreams = vae.sample(torch.randn(16, z_dim, device=device))
 
-# %%
+# %% tags=["picture:08_vae.png"]
 fig, axes = plt.subplots(4, 1, figsize=(4.2, 3.7), height_ratios=[1, 1, 2, 1])
 for ax, pictures, title, colour in [
     (axes[0], shown, "held-out pictures", plot.REAL),

@@ -226,7 +226,8 @@ assert abs(share - by_luck) < 4 * math.sqrt(by_luck / 2_000)
 # **Question.** "At the same budget": the same *what*? Steps, pictures seen, weights, arithmetic, or
 # time? They can't all be equal at once. The league holds equal: the data, the batch, the size and
 # channels of pictures, Adam with the same peak rate and schedule, the judge. It does **not** hold
-# equal: steps, weights and arithmetic.
+# equal: steps, weights, arithmetic, the number of latents (64 against 24), Adam's $\beta_1$, and
+# that a GAN's weights are averaged at the end.
 #
 # We count **multiply-adds**: a convolution with $k\times k$ kernels from $c$ to $c'$ channels costs
 # $k^2 c\,c'$ of them per output pixel. PyTorch's counter watches one whole training step, backward
@@ -291,8 +292,10 @@ claim(SLOWER, times["DCGAN"], times["VAE"])
 
 # %% [markdown]
 # The steps differ for a reason: they are the recipes of chapters 05 and 08, each chosen for a few
-# minutes of two cores. If the line above shows more seconds for the VAE, then where it loses it
-# loses *in spite* of them. Where it wins we will have to look at equal time, and 10.6 does.
+# minutes of two cores. (The count of multiply-adds also holds the 64 pictures that each training
+# draws at its end: a step alone is somewhat less.) If the line above shows more seconds for the
+# VAE, then where it loses it loses *in spite* of them. Where it wins we will have to look at equal
+# time, and 10.6 does.
 #
 # What these numbers don't say: nets twice as wide, or a GPU, change every one of them. On a GPU
 # such small nets wait for launches rather than for arithmetic. A ratio of multiply-adds is no
@@ -388,9 +391,10 @@ plot.show(
 )
 
 # %% [markdown]
-# The third row is exactly as "sharp" as the first. So $S$ proves *softness* where it lies below 1,
-# and at or above 1 it says little: it can't tell a seam from a speckle. It needs other rulers
-# beside it.
+# The third row is exactly as "sharp" as the first. So at or above 1 $S$ says little: it can't tell
+# a seam from a speckle. Below 1 it says that edges are weaker, and not why: pictures of half the
+# contrast have a quarter of the energy, $S=0.25$, without any blur, and smooth subjects have less
+# of it, too. It needs other rulers beside it.
 #
 # How do those react? Slide between blur and noise. Left are pictures, right the four rulers, for
 # one half of the real test pictures, changed, against the other half.
@@ -449,8 +453,9 @@ for (change, _), (strength, _, scores) in changed.items():
 print("the same rulers, with counts:", *scores.values(), sep="\n  ")
 
 # %% [markdown]
-# Only sharpness tells the two apart: it falls under blur and rises under noise. The other three
-# see that something is wrong, whichever it is.
+# Only sharpness tells the two apart: it falls under blur and rises under noise. The Fréchet
+# distance grows under both. Precision even *rises* a little under the slightest blur before it
+# falls.
 #
 # And precision and recall are no pure measures of "faithful" and "diverse". Every blurred picture
 # comes from its own real one, so not one is missing, and yet recall falls under blur before
@@ -555,7 +560,8 @@ claim(DIVERSE, column("DCGAN", "recall"), column("VAE", "recall"))
 # %% [markdown]
 # Read the rows with the trap in mind. The drawn pixels are the "sharpest" of all, and the row of
 # pictures shows what kind of sharpness that is. A DCGAN near 1 is no proof of quality either: seams
-# and speckles count. That the VAE's mean is soft *is* proved.
+# and speckles count. The VAE's $S$ is far below 1. Blur is not the only
+# way to that, but 10.5 shows that blur is what this loss asks for.
 
 # %% [markdown]
 # Recall asks how many real pictures have a generated one nearby, in the judge's eyes. But 10.3
@@ -775,9 +781,11 @@ claim(SEEDY, [spreads["VAE"]], [spreads["DCGAN"]], margin=2)
 claim(TOUCHY, [sensitivity("VAE")], [sensitivity("DCGAN")], margin=1.5)
 
 # %% [markdown]
-# Two cautions. A spread from three values is itself known only to within a factor of two or so, so
-# that claim asks for a factor of two. And *unstable* means several things: to vary with the seed,
-# to be spoiled by a wrong rate, to get worse late, to collapse. We measured the first two, for
+# Two cautions. A spread from three values is itself known only to within a factor of two or so.
+# That claim asks for a factor of two, which equally steady methods reach by luck in one case of
+# five (the ratio of two such variances follows $F_{2,2}$, and $P(F>4)=\frac15$). So don't lean on
+# it. And *unstable* means several things: to vary with the seed, to be spoiled by a wrong rate, to
+# get worse late, to collapse. We measured the first two, for
 # *this* recipe, which was chosen because it works. Chapter [06](06_mode_collapse.ipynb) shows GANs
 # that do collapse. A stable recipe is a selected one; the claim is about the ones you don't see.
 
@@ -1061,8 +1069,9 @@ plot.show(fig, alt="Left: dissimilarity in D's features and the KL term against 
 
 # %% [markdown]
 # The left curve is no curve of progress: the ruler is D's own features, and D changes while it is
-# being measured with. A dissimilarity that *rises* can mean that D has learned to see more. Compare
-# it with nothing but itself; for progress we need a judge from outside.
+# being measured with. (And BatchNorm treats real and generated batches apart, so that even perfect
+# copies would not score 0.) A dissimilarity that *rises* can mean that D has learned to see more.
+# Compare it with nothing but itself; for progress we need a judge from outside.
 
 # %% [markdown]
 # The steps were chosen so that the seconds come near the others'. How near, the next cell says,
@@ -1423,9 +1432,9 @@ plot.show(fig, alt="Test accuracy against rate for five prices: nearly flat from
 # A picture's hundreds of numbers are squeezed into a few nats, and the classes survive. What is
 # thrown away is everything that a reconstruction would have needed: which shirt, how bright.
 #
-# So β is a price in both: in the VAE for nats about the *picture*, in the VIB for nats about the
-# *label*. And the VAE-GAN changes the other side of the trade: not the price, but what counts as a
-# loss.
+# So β is a price in both, for nats about the *picture*: the rate bounds $I(x;z)$ here as there.
+# What they buy differs: in the VAE the pixels, in the VIB the *label*. And the VAE-GAN changes the
+# other side of the trade: not the price, but what counts as a loss.
 
 # %%
 # checkpoint: the decomposition by quadrature; bounds no net can break; each β near its own best
@@ -1482,7 +1491,8 @@ if runtime.profile() == "cpu":  # the one verdict that has a reason behind it (1
 # ## Recap
 #
 # - A claim is worth as much as its criterion, its budget and its seeds. Fix them before you look.
-# - Sharpness below 1 proves softness; above it proves nothing. Noise is sharp.
+# - Sharpness below 1 means weaker edges, by blur or by contrast; above it proves nothing. Noise
+#   is sharp.
 # - A likelihood with independent pixels asks for the mean of all that z leaves open: softness is an
 #   answer, not a failure of the net. A discriminator asks whether the picture could be real.
 # - VAE-GAN compares in the discriminator's features. Encoder, generator and discriminator each hear

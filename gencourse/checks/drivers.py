@@ -162,6 +162,8 @@ def dcgan_init(answer, case):
             tail = ((value - mean).abs() > 2 * spread).double().mean()
             numbers = {"mean / 0.02": mean / 0.02, "spread / 0.02": spread / 0.02}
             shown[name] = {k: v.item() for k, v in (numbers | {"tail": 10 * tail}).items()}
+            if name.endswith("bias"):
+                shown[name]["all 0"] = not value.any().item()
     return shown
 
 

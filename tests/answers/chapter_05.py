@@ -167,6 +167,7 @@ INIT_WRONG = {
             module, norms=(type(module),)), ""),
     "Embeddings too": (lambda module: init(module) if not isinstance(module, nn.Embedding) else
                        nn.init.normal_(module.weight, 0, 0.02) and None, "two or more dimensions"),
+    "biases a little above 0": (lambda module: init(module, bias=lambda b: b.data.fill_(1e-3)), ""),
     "a missing bias, asked for in nn.Conv2d alone": (
         all_there(nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d), "NoneType"),
     "… in all but nn.Linear": (all_there(nn.Linear), "NoneType"),
