@@ -513,7 +513,7 @@ assert abs(by_found[2] - (v_found + math.log(4))) < 1e-9
 # %% [markdown]
 # To watch it, we sort 20,000 generated numbers into cells of width 0.1 and compute JS from the
 # shares. Chance makes this JS a little too large. By how much? Real numbers against $p$ should give
-# 0. The cell prints what they give: about what this ruler shows even when $q=p$, its *floor*.
+# zero. The cell prints what they give: about what this ruler shows even when $q=p$, its *floor*.
 
 # %%
 EDGES = torch.linspace(-15, 15, 301)
@@ -1007,9 +1007,8 @@ plot.show(ax, alt="JS against the step, one curve per seed and setting: it falls
 # %% [markdown]
 # Both predictions hold, with every seed here: each run with momentum, and each with equal rates,
 # ends higher than the three runs of section 2.4. Equal rates cost more, as the numbers above the
-# figure say. Net, loss
-# and data are the same; only the steps differ. That is why recipes for GANs say so much about
-# $\beta_1$ (DCGAN takes 0.5, others 0) and about two learning rates.
+# figure say. Net, loss and data are the same; only the steps differ. That is why recipes for GANs
+# say so much about $\beta_1$ (DCGAN takes 0.5, others 0) and about two learning rates.
 #
 # What the figure does not say: that these settings are best for images. A quick judge also has a
 # price, which is the next section.
@@ -1203,11 +1202,10 @@ for name, log_q in (("forgets 40 %", forgets), ("invents 40 %", invents)):
 # %% [markdown]
 # For JS, which is symmetric, forgetting and inventing cost nearly the same. For $-\log D$
 # forgetting is cheap and inventing costly. That is *mode-seeking*, the behaviour of the reverse KL
-# in chapter
-# 01. Look at $\mathrm{KL}(m\|p)$: where $q$ is large and $p$ is tiny, $\log\frac mp$ has no limit.
-#     Where $q=0$, $m$ is still $\frac12p$, so $\log\frac mp=-\log2$: a forgotten bump even lowers
-#     the sum. Forgetting costs only where $q$ is too high instead. So it stays cheap. Likelihood,
-#     the first column, is the other way round.
+# in [chapter 01](01_kl_divergence.ipynb). Look at $\mathrm{KL}(m\|p)$: where $q$ is large and $p$
+# is tiny, $\log\frac mp$ has no limit. Where $q=0$, $m$ is still $\frac12p$, so $\log\frac
+# mp=-\log2$: a forgotten bump even lowers the sum. Forgetting costs only where $q$ is too high
+# instead. So it stays cheap. Likelihood, the first column, is the other way round.
 #
 # What these numbers do not say: all this holds for a perfect judge. A net in training has other
 # slopes, and where it is not at its best, the last term of the chain rule is not 0.
