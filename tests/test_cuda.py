@@ -32,7 +32,7 @@ CARDS = ("T4", "H100")
 CHAPTERS = [(None, stem) for stem in rules.stems()]
 SOLUTIONS = [(rules.SOLUTIONS, stem) for stem in rules.stems(rules.SOLUTIONS / "text")]
 NOTEBOOKS = [(card, *which) for card in CARDS for which in CHAPTERS + SOLUTIONS]
-FEW_NOTEBOOKS = [("T4", None, "05_dcgan"), ("T4", rules.SOLUTIONS, "03_convolutions")]
+FEW_NOTEBOOKS = [("T4", None, "04_first_gan"), ("T4", rules.SOLUTIONS, "03_convolutions")]
 TRAININGS = [(card, model) for card in CARDS for model in ("dcgan", "vae", "classifier")]
 FEW_TRAININGS = [("T4", "dcgan"), ("H100", "vae")]
 
