@@ -6,7 +6,6 @@ import pytest
 from gencourse.checks import core
 from gencourse.classroom import grade, sandbox, submissions
 
-
 pytestmark = pytest.mark.answers
 FEW = ("01_kl_divergence", "02_minimax", "08_vae")
 
