@@ -18,6 +18,7 @@ import inspect
 import time
 from pathlib import Path
 
+import asked
 import pytest
 import torch
 from test_checks import blank, travelled, verdict
@@ -35,15 +36,15 @@ EXERCISES = [e for several in core.assignments().values() for e in several]
 
 def pytest_generate_tests(metafunc):
     """The notebook's seed and a few answers, or with -m answers other seeds and all of them."""
-    all_of_them = metafunc.config.getoption("markexpr") == "answers"
+    all_of_them = asked.all_of("answers", metafunc.config)
     if "exercise" in metafunc.fixturenames and "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", OTHER_SEEDS if all_of_them else (0,))
-    for asked, table in (("right", RIGHT), ("wrong", WRONG)):
-        if asked in metafunc.fixturenames:
+    for kind, table in (("right", RIGHT), ("wrong", WRONG)):
+        if kind in metafunc.fixturenames:
             rows = [(name, label) for name, answers in table.items()
                     for label in ([*answers] if all_of_them else [*answers][:1])]
-            metafunc.parametrize(asked, rows, ids=": ".join)
-            if asked == "right":
+            metafunc.parametrize(kind, rows, ids=": ".join)
+            if kind == "right":
                 metafunc.parametrize("seed", (0, *OTHER_SEEDS) if all_of_them else (0,))
 
 

@@ -6,6 +6,7 @@ Twelve show it; `pytest -m answers` grades the whole class.
 import os
 import re
 
+import asked
 import classroom
 import pytest
 from classroom import ASSIGNMENT
@@ -23,7 +24,7 @@ WAS_HERE = "/tmp/gencourse-was-here"  # what the student "pickles" tries to leav
 
 
 def present(config):
-    return list(STUDENTS) if config.getoption("markexpr") == "answers" else TWELVE
+    return list(STUDENTS) if asked.all_of("answers", config) else TWELVE
 
 
 def pytest_generate_tests(metafunc):
@@ -68,6 +69,7 @@ def test_everybody_gets_what_they_computed(the_class, student):
 def test_mistakes_of_every_exercise_are_named(the_class):
     made = {(k, v.mistake) for one in the_class[2].values() for k, v in one.verdicts.items()}
     rounds = sum(name.startswith("mistake-") for name in the_class[2])
+    assert rounds > 1
     named = {(e.name, w.name) for e in classroom.EXERCISES for w in e.wrongs[:rounds]}
     assert named <= made
 

@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import asked
 import nbformat
 import pretend_cuda
 import pytest
@@ -39,7 +40,7 @@ FEW_TRAININGS = [("T4", "dcgan"), ("H100", "vae")]
 
 def pytest_generate_tests(metafunc):
     """A few of the notebooks and trainings, or with -m cuda all of them, on all cards."""
-    everything = metafunc.config.getoption("markexpr") == "cuda"
+    everything = asked.all_of("cuda", metafunc.config)
     if "notebook" in metafunc.fixturenames:
         cases = NOTEBOOKS if everything else FEW_NOTEBOOKS
         names = [f"{card}-{'solution' if home else 'chapter'}-{stem}" for card, home, stem in cases]

@@ -236,6 +236,9 @@ def test_the_readme_gives_the_commands_and_ci_runs_them():
     assert "-u CI -u GENCOURSE_DATA" in stranger
     assert lines.index("uv sync") < lines.index(stranger) < lines.index("uv sync --group classroom")
     strict = lines[lines.index("export CI=1") :]
+    # the ordinary suite asks less than these
+    wide = "python tools/mutate.py", "pytest -m answers tests", "pytest -m cuda tests/test_cuda.py"
+    assert {f"uv run {command}" for command in wide} <= set(strict)
     assert strict.count("uv run pytest") == 1 and stranger not in strict
     assert [x for x in lines if x.startswith("uv run pytest")] == [
         x for x in strict if x.startswith("uv run pytest")
