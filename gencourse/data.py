@@ -122,7 +122,9 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
     Raises: DataError (a UserError and a ValueError) if the name is unknown, the pictures can't be
         had, or split, size or an option makes no sense.
     Source: files are looked for in $GENCOURSE_DATA, then `cache_folder()`, then fetched from
-        torchvision's mirrors and checked against torchvision's MD5 sums.
+        torchvision's mirrors and checked against torchvision's MD5 sums. Without CIFAR-10's files
+        there, $GENCOURSE_DATA/cifar10-pictures.zip (train/CLASS/, test/CLASS/) is read instead, and
+        the name says so: "cifar10 (JPEG copies)".
     """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}: choose 'train' or 'test'.")
@@ -139,6 +141,8 @@ def load(name, split="train", size=None, device=None, seed=0, **options):
         parts = _shapes(split, size or 32, **options)
     elif kind in ("mnist", "fashion_mnist"):
         parts = _mnist("MNIST" if kind == "mnist" else "FashionMNIST", split)
+    elif kind == "cifar10" and (copies := _cifar10_copies()):
+        parts, name = _copies(copies, split), "cifar10 (JPEG copies)"
     elif kind == "cifar10":
         parts = _cifar10(split)
     elif kind == "folder":
@@ -257,6 +261,24 @@ def _cifar10(split):
     read = CIFAR10(root, train=split == "train", download=False)
     x = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
     return x, torch.tensor(read.targets), read.classes
+
+
+def _cifar10_copies():
+    """CIFAR-10's pictures in one archive, or None: a school without a network can have that alone.
+
+    It counts only where $GENCOURSE_DATA has it and lacks the official files.
+    """
+    root = given_folder()
+    path = root / "cifar10-pictures.zip" if root else None
+    official = root and (root / "cifar-10-batches-py").is_dir()
+    return path if path and path.is_file() and not official else None
+
+
+def _copies(path, split):
+    """The archive's pictures, mixed once: the official files are, and an archive is by class."""
+    x, labels, classes = pictures.load(str(path), split, 32)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return x[order], labels[order], classes
 
 
 def _find(dataset, problems):

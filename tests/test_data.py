@@ -909,3 +909,25 @@ def test_real_folder(real_data):
     with Image.open(sorted(path.iterdir())[0]) as picture:
         first = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
     assert torch.equal(images.x[0], first)
+
+
+def test_cifar10_is_read_from_an_archive_that_says_so(tmp_path, monkeypatch):
+    """Where the official files are missing and their pictures lie beside in one archive."""
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "cifar10-pictures.zip", "w") as archive:
+        for split in ("train", "test"):
+            for name in ("bird", "ship"):
+                for i in range(12):
+                    buffer = io.BytesIO()
+                    pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(buffer, "png")
+                    archive.writestr(f"{split}/{name}/{i}.png", buffer.getvalue())
+    monkeypatch.setenv("GENCOURSE_DATA", str(tmp_path))
+    monkeypatch.setenv("GENCOURSE_CACHE", str(tmp_path / "cache"))
+    images = data.load("cifar10")
+    mine = data.load(f"folder:{tmp_path / 'cifar10-pictures.zip'}", size=32)
+    assert images.name == "cifar10 (JPEG copies)" and images.classes == ["bird", "ship"]
+    assert mine.labels.tolist() == [0] * 12 + [1] * 12 != images.labels.tolist()
+    pictures_of = [sorted(x.sum().item() for x in some.x.long()) for some in (images, mine)]
+    assert pictures_of[0] == pictures_of[1]
+    assert len(data.load("cifar10", split="test", size=28)) == 24
