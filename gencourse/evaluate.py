@@ -124,7 +124,7 @@ def judge(name):
         raise UserError(f"{path} holds no judge: {_short(error)}") from error
     if not isinstance(network, nets.Classifier):
         raise UserError(f"{path} holds no judge: it is a {type(network).__name__}.")
-    network.extractor = f"{network.settings.get('data', path.stem)} judge"
+    network.extractor = f"{network.settings.get('data', path.stem) if own else name} judge"
     if own:
         network.extractor += f" {_fingerprint(network)}"
     return network.to(runtime.device()).eval().requires_grad_(False)
