@@ -1580,14 +1580,14 @@ vae_bits, linear_bits = bits(terms.sum(dim=1)), bits(-linear.log_prob(noisy.flat
 for label, values in {"VAE, at most": vae_bits, "linear machine": linear_bits}.items():
     error = values.std() / math.sqrt(len(values))
     print(f"{label:15} {values.mean():.3f} ± {error:.3f} bits per dimension of {photos.name}")
-print(f"the VAE's KL is {terms[:, 1].mean():.0f} nats per picture")
+price = terms[:, 1].mean().item()
+print(f"of the VAE's bits {price / dims / math.log(2):.3f} are its KL, {price:.0f} nats per picture")
 print(f"noise that they believe in: σ = {colour.log_sigma.exp():.3f}, {rest.sqrt():.3f}")
 
 # %% [markdown]
-# Knowing nothing costs 8 bits. In this one run the two lines above say which machine needs fewer. If
+# Knowing nothing costs 8 bits. In this one run the lines above say which machine needs fewer. If
 # the linear one is close, or ahead, don't be surprised: it is fitted exactly, and its number is no
-# bound. (Both print the σ they believe in; it decides nearly everything, since the KL is a small
-# part of the total.)
+# bound. (The KL is a small part of the VAE's; the σ they believe in decides nearly everything.)
 #
 # Van den Oord et al. (2016) list 4.70 bits for one Gaussian with a full covariance, and 3.00 for
 # their PixelRNN, on the original CIFAR-10. Both know what a neighbour says about a pixel. Ours pays
