@@ -1581,7 +1581,7 @@ for label, values in {"VAE, at most": vae_bits, "linear machine": linear_bits}.i
     error = values.std() / math.sqrt(len(values))
     print(f"{label:15} {values.mean():.3f} ± {error:.3f} bits per dimension of {photos.name}")
 price = terms[:, 1].mean().item()
-print(f"of the VAE's bits {price / dims / math.log(2):.3f} are its KL, {price:.0f} nats per picture")
+print(f"of the VAE's bits {price / dims / math.log(2):.3f} are its KL of {price:.0f} nats")
 print(f"noise that they believe in: σ = {colour.log_sigma.exp():.3f}, {rest.sqrt():.3f}")
 
 # %% [markdown]
