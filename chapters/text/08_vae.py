@@ -1051,7 +1051,7 @@ def best_gaussians(elbos, mu, logvar, steps, rate):
 
 
 vae.requires_grad_(False)
-own_steps = runtime.budget(smoke=5, cpu=150, gpu=300)
+own_steps = runtime.budget(smoke=5, cpu=80, gpu=300)
 x = held_out.images(torch.arange(runtime.budget(smoke=8, cpu=48, gpu=200)))
 answer = vae.encode(x)
 torch.manual_seed(0)
