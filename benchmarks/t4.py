@@ -224,10 +224,12 @@ def chapter_08(c):
     wide = vae(images, nets.VAE(28, 1, 24, 32), precision="float32")
     narrow = vae(images, nets.VAE(28, 1, 24, c.narrow), precision="float32")
     flat = vae(images, nets.VAE(28, 1, 2, c.narrow))
+    colour = vae(grey(32, 3), nets.VAE(32, 3, c.photo_z, likelihood="gaussian"))
     return [
         Work("the VAE, float32", wide, "steps"),
         Work("two latent numbers", flat, "map_steps", 2),
-        Work("short experiments, float32", narrow, "short", 11),
+        Work("short experiments, float32", narrow, "short", 21),
+        Work("the VAE in colour", colour, "photo_steps"),
     ]
 
 

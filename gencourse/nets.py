@@ -173,12 +173,17 @@ class VAE(nn.Module):
     """Convolutional encoder to (mu, logvar) and decoder to pixel logits.
 
     size: 16, 28, 32 or 64 pixels; channels: 1 or 3; width: channels of the finest hidden map.
-    Raises: ValueError for another size.
-    Source: Kingma & Welling 2014, arXiv:1312.6114; convolutions as in the DCGAN.
+    likelihood: "bernoulli", or "gaussian": pixels in [-1, 1] around the mean picture, `sample`, all
+        with one σ that is learned: exp of the weight `log_sigma`, at first 0.37.
+    Raises: ValueError for another size or likelihood.
+    Source: Kingma & Welling 2014, arXiv:1312.6114; convolutions as in the DCGAN; the learned σ as
+    in Rybkin et al. 2021, arXiv:2006.13202.
     """
 
-    def __init__(self, size, channels, z_dim=24, width=32):
+    def __init__(self, size, channels, z_dim=24, width=32, likelihood="bernoulli"):
         super().__init__()
+        if likelihood not in ("bernoulli", "gaussian"):
+            raise ValueError(f"A VAE's likelihood is bernoulli or gaussian, not {likelihood!r}.")
         side, doublings = pyramid(size)
         self.z_dim = z_dim
         layers, c = [], channels
@@ -200,6 +205,8 @@ class VAE(nn.Module):
             c = out
         layers += [nn.Conv2d(c, channels, 3, padding=1)]
         self.decoder = nn.Sequential(*layers)
+        if likelihood == "gaussian":
+            self.log_sigma = nn.Parameter(torch.tensor(-1.0))
 
     def encode(self, x):
         """x: (B, C, H, W) in [-1, 1] → mu, logvar (B, Z) of q(z|x), logvar = log σ²."""
@@ -325,7 +332,8 @@ def load(path):
         raise ValueError(f"{path} holds none of the course's nets, or not the pictures' shape.")
     if "to_mu.weight" in weights:
         z_dim, hidden = weights["to_mu.weight"].shape
-        net = VAE(shape[1], shape[0], z_dim, hidden // 8)
+        likelihood = "gaussian" if "log_sigma" in weights else "bernoulli"
+        net = VAE(shape[1], shape[0], z_dim, hidden // 8, likelihood)
     elif "head.1.bias" in weights:
         net = Classifier(shape[1], shape[0], len(weights["head.1.bias"]), first[0])
     elif any(tensor.ndim == 4 for tensor in weights.values()):  # the linear layer, then maps

@@ -358,12 +358,13 @@ def train_gan(images, generator, discriminator, *, betas=(0.5, 0.999), ema_decay
 
 @takes_options
 def train_vae(images, vae, *, beta=1.0, **options):
-    """Train a VAE with the Bernoulli likelihood; the loop is chapter 08's.
+    """Train a VAE with its likelihood, Bernoulli or Gaussian; the loop is chapter 08's.
 
     images: data.Images; vae: as nets.VAE, trained in place on runtime.device() and left in eval
         mode. beta: weight of the KL term, 1 for the ELBO. All other keywords: see `Options`.
     Returns: history, a dict of lists with loss, nll and kl [nats per image]; active, see
-        `active_units`; grad, see `gradient_norm`.
+        `active_units`; grad, see `gradient_norm`; with a Gaussian likelihood also sigma, of pixels
+        in [-1, 1].
     Raises: runtime.UserError, checkpoint.WriteError as `Options` and `Run` do.
     """
     check(beta=beta)
@@ -372,6 +373,7 @@ def train_vae(images, vae, *, beta=1.0, **options):
     optimizer = torch.optim.Adam(vae.parameters(), lr=options.lr, fused=options.fused)
     scaler = fast.Scaler(options.device, options.dtype)
     noise = fixed_noise(64, vae.z_dim, options.seed)
+    gaussian = hasattr(vae, "log_sigma")
 
     def draw(indices):
         return images.images(indices), normal(vae.z_dim, options)
@@ -380,17 +382,22 @@ def train_vae(images, vae, *, beta=1.0, **options):
         """One step of the VAE, on this process's part of the batch."""
         with options.autocast():
             logits, mu, logvar = (fast.widen(t) for t in vae(x, noise))
-        nll = losses.bernoulli_nll(logits, (x + 1) / 2)
+        if gaussian:
+            sigma = vae.log_sigma.exp()
+            nll = losses.gaussian_nll(2 * torch.sigmoid(logits) - 1, x, sigma)
+        else:
+            nll = losses.bernoulli_nll(logits, (x + 1) / 2)
         loss = losses.negative_elbo(nll, mu, logvar, beta)
         grad = descend(loss, vae, optimizer, scaler)
         scaler.update()
-        return {
+        row = {
             "loss": loss.detach(),
             "nll": nll.detach(),
             "kl": losses.kl_to_standard_normal(mu.detach(), logvar.detach()).mean(),
             "active": active_units(mu),
             "grad": grad,
         }
+        return row | {"sigma": sigma.detach()} if gaussian else row
 
     run = walk(
         *(images, draw, step, options),

@@ -94,6 +94,47 @@ def test_train_vae_is_the_textbook_loop(digits):
     assert history["loss"][-1] == pytest.approx(history["nll"][-1] + 2 * history["kl"][-1])
 
 
+def test_a_gaussian_vae_learns_its_sigma_in_the_textbook_loop(digits):
+    seed_everything(0)
+    vae = nets.VAE(16, 1, z_dim=4, width=8, likelihood="gaussian")
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    seed_everything(3)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 1e-3 if step <= 3 else 1e-3 * 2 * (1 - step / STEPS)
+        x = digits.batch(step, BATCH).cpu()
+        mu, logvar = vae.encode(x)
+        q = torch.distributions.Normal(mu, (logvar / 2).exp())
+        sigma = vae.log_sigma.exp()
+        p = torch.distributions.Normal(vae.sample(q.rsample()), sigma)
+        kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
+        loss = (kl.sum(1) - p.log_prob(x).sum((1, 2, 3))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    seed_everything(0)
+    other = nets.VAE(16, 1, z_dim=4, width=8, likelihood="gaussian")
+    history = train.train_vae(digits, other, steps=STEPS, batch_size=BATCH, seed=3, progress=False)
+    assert_same_weights(vae, other.cpu())
+    assert history["loss"][-1] == pytest.approx(loss.item(), rel=1e-4)
+    assert history["sigma"][-1] == pytest.approx(sigma.item(), rel=1e-5)
+    assert history["sigma"][0] == pytest.approx(0.3679, abs=1e-4) != history["sigma"][-1]
+
+
+def test_a_likelihood_leaves_the_other_weights_and_draws_alone():
+    """A Gaussian VAE is the Bernoulli one and one weight; an unknown likelihood is refused."""
+    found = []
+    for likelihood in ("bernoulli", "gaussian"):
+        seed_everything(0)
+        net = nets.VAE(16, 1, z_dim=4, width=8, likelihood=likelihood)
+        found.append((net.state_dict(), torch.randn(3)))
+    (plain, drawn), (other, drawn_after) = found
+    assert other.keys() - plain.keys() == {"log_sigma"} and torch.equal(drawn, drawn_after)
+    assert all(torch.equal(value, other[name]) for name, value in plain.items())
+    with pytest.raises(ValueError, match="bernoulli or gaussian, not 'poisson'"):
+        nets.VAE(16, 1, likelihood="poisson")
+
+
 def test_train_classifier_is_the_textbook_loop(digits):
     def classifier():
         seed_everything(0)

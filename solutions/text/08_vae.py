@@ -131,8 +131,8 @@ def negative_elbo(logits, x, mu, logvar, beta):
 check("negative_elbo", negative_elbo)
 x = digits.images(torch.arange(64)).cpu()
 know_nothing = negative_elbo(torch.zeros_like(x), x, torch.zeros(64, 8), torch.zeros(64, 8), 1.0)
-print(f"logits 0 and codes that say nothing: {know_nothing:.2f} nats; 256 log 2 = "
-      f"{256 * math.log(2):.2f}")  # fmt: skip
+print(f"logits 0 and codes that say nothing: {know_nothing:.2f} nats")
+print(f"256 log 2 = {256 * math.log(2):.2f}")
 
 # %% [markdown]
 # ## 8.3 · The σ that chooses itself
@@ -189,7 +189,7 @@ ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
 ax.set(xlabel="directions kept of each digit (PCA)", ylabel="β = σ²")
 plot.show(fig, alt="The best σ squared, which is β, falls steadily, by more than ten times, as a "
-          "linear autoencoder keeps more directions.")  # fmt: skip
+          "linear autoencoder keeps more directions.")
 
 # %% [markdown]
 # A decoder that knows little believes in much noise, and codes are dear; as it gets better, σ
@@ -254,7 +254,7 @@ def symptoms(terms):
 
 
 plot.show(symptoms(broken_terms), alt="Eight digits above eight identical blurs. "
-          "Right: all codes have a mean of about 0 and a σ of about 1.")  # fmt: skip
+          "Right: all codes have a mean of about 0 and a σ of about 1.")
 
 # %% [markdown]
 # All reconstructions are the average digit, though nothing crashed and the sum is small,
@@ -297,7 +297,7 @@ def vae_terms(x, encoder, decoder, bias, noise):
 # %%
 check("vae_terms", vae_terms)
 plot.show(symptoms(vae_terms), alt="Eight digits above soft, different reconstructions. Right: a "
-          "cloud of codes: μ spreads over several units, σ has values of its own.")  # fmt: skip
+          "cloud of codes: μ spreads over several units, σ has values of its own.")
 
 # %% [markdown]
 # ## 8.5 · A tighter bound
@@ -348,8 +348,9 @@ def importance_weighted(log_likelihood, z, mu, logvar):
 # %%
 torch.manual_seed(3)
 W, s = torch.randn(5, 2).double(), 0.5
-x = torch.distributions.MultivariateNormal(torch.zeros(5).double(), W @ W.T + s**2 * torch.eye(5))
-log_p, x = (lambda one: (x.log_prob(one), one))(x.sample())
+p = torch.distributions.MultivariateNormal(torch.zeros(5).double(), W @ W.T + s**2 * torch.eye(5))
+x = p.sample()
+log_p = p.log_prob(x)
 Sigma = torch.linalg.inv(torch.eye(2) + W.T @ W / s**2)
 best = Sigma @ W.T @ x / s**2, 1 / torch.linalg.inv(Sigma).diagonal()  # mean, best variances
 qs = {"the best diagonal q": best, "q = the prior": (0 * best[0], 1 + 0 * best[1])}
@@ -371,7 +372,7 @@ for (label, (mu, variance)), colour in zip(qs.items(), (plot.THIRD, plot.FOURTH)
 ax.set(xscale="log", xlabel="draws K", ylabel="estimate [nats]")
 ax.legend()
 plot.show(fig, alt="Estimates of log p(x) against the number of draws, with their spread over 200 "
-          "repetitions: both rise to the closed form, the better q much sooner.")  # fmt: skip
+          "repetitions: both rise to the closed form, the better q much sooner.")
 
 # %% [markdown]
 # ## What you have now
