@@ -330,8 +330,8 @@ for world in WORLDS:
 # %% [markdown]
 # **What the film says.** The samples crowd together. Where they sit changes from frame to frame:
 # G runs to a place where D says "real", D learns that this place is now full of generated samples,
-# and G runs on. It is the circling of chapter 02 (mode hopping), with modes as stations. The film is
-# one game; the printed rows say of all five how few modes they cover.
+# and G runs on. It is the circling of chapter 02 (mode hopping), with modes as stations. The film
+# is one game; the printed rows say of all five how few modes they cover.
 #
 # This is not yet the collapse of the first figure: many samples are on the road, on no mode. A
 # *resting* collapse comes in section 6.3.
@@ -1384,14 +1384,14 @@ assert clipped_slope(0.01, 64) < clipped_slope(0.1, 64) / 100
 # %% [markdown]
 # ## Recap
 #
-# - A collapsed generator makes good samples of a few modes. Count modes *and* the share of good
-#   samples, with a row of noise in the table.
+# - A collapsed generator makes good samples of a few modes. Count modes *and* good samples, with a
+#   row of noise in the table.
 # - G's loss is linear in $q$: against a fixed D its best answer is one point. Variety comes from a
 #   D that keeps up.
 # - On a covered mode a perfect D is flat. Moving mass must cross a wall of JS, though JS is convex
 #   in $q$; $W_1$ has no wall.
-# - Compare each cure with its own control, over several seeds, with the right limit of $t$, and
-#   with its price beside it. Many verdicts need a stricter limit. Try the rates first: they are free.
+# - Compare each cure with its own control, over several seeds, with the right limit of $t$ and its
+#   price beside it. Many verdicts need a stricter limit. The rates are free.
 # - Check a penalty by its effect. A forgotten graph or a wrong clip fails without an error.
 
 # %% [markdown]
