@@ -1339,8 +1339,8 @@ for name, objective in {"with graph": with_penalty, "without": forgotten}.items(
 # Second: a clip that is too tight. The critic's slope is a *product* over layers. A layer with
 # weights $\pm c$ and $n$ inputs stretches by about $c\sqrt n$. So with $c$ the slope falls like
 # $c^3$ for our three layers. The paper's 0.01 is for *wide* layers: a convolution over 4 × 4 places
-# and 512 channels has 8,192 inputs, and $0.01\sqrt{8192}\approx0.9$. For our 64 it is 0.08. The cell
-# scales the weights of a random critic, without training.
+# and 512 channels has 8,192 inputs, and $0.01\sqrt{8192}\approx0.9$. For our 64 it is 0.08. The
+# cell scales the weights of a random critic, without training.
 
 # %%
 def clipped_slope(c, width):
