@@ -998,7 +998,7 @@ plot.show(fig, alt="One dot per game: modes covered by noise and by each method 
 # each row with *its own control*: the same rates, the same number of D steps, without the idea.
 #
 # To judge, we need one number per game: share of the modes covered, times share of samples on a
-# mode. 1 is perfect, noise has 0. Take the five *gaps* to the control, game by game, and Student's
+# mode. 1 is perfect, noise gets about 0. Take the five *gaps* to the control, game by game, and Student's
 # $t=\frac{\text{mean gap}}{\text{sd}/\sqrt5}$. How large must $t$ be? With many games, 2. Five have
 # 4 degrees of freedom, and then the 5 % limit is 2.78. For 4 degrees the p-value (how often chance
 # alone gives such a $|t|$ or more) is
@@ -1054,7 +1054,7 @@ print(f"{len(gaps)} verdicts: {loose} at two standard errors, {sharp} at p < 0.0
 # %% [markdown]
 # **What it says.** ± is the standard error here. Trust what Bonferroni passes; take the rest as a
 # hint, to be played again with new seeds. "–" does *not* mean "no effect": where the control's
-# games differ much, five of them see only large effects. And all assumes gaps that are about
+# games differ much, five of them see only large effects. The test assumes gaps that are about
 # normal.
 #
 # **What it does not say.** That the order is a law. Rates and widths were chosen by a few tries per
