@@ -998,8 +998,8 @@ plot.show(fig, alt="One dot per game: modes covered by noise and by each method 
 # each row with *its own control*: the same rates, the same number of D steps, without the idea.
 #
 # To judge, we need one number per game: share of the modes covered, times share of samples on a
-# mode. 1 is perfect, noise gets about 0. Take the five *gaps* to the control, game by game, and Student's
-# $t=\frac{\text{mean gap}}{\text{sd}/\sqrt5}$. How large must $t$ be? With many games, 2. Five have
+# mode. 1 is perfect, noise gets about 0. Take the five *gaps* to the control, game by game, and
+# Student's $t=\frac{\text{mean gap}}{\text{sd}/\sqrt5}$. How large must $t$ be? With many games, 2. Five have
 # 4 degrees of freedom, and then the 5 % limit is 2.78. For 4 degrees the p-value (how often chance
 # alone gives such a $|t|$ or more) is
 #
