@@ -999,9 +999,9 @@ plot.show(fig, alt="One dot per game: modes covered by noise and by each method 
 #
 # To judge, we need one number per game: share of the modes covered, times share of samples on a
 # mode. 1 is perfect, noise gets about 0. Take the five *gaps* to the control, game by game, and
-# Student's $t=\frac{\text{mean gap}}{\text{sd}/\sqrt5}$. How large must $t$ be? With many games, 2. Five have
-# 4 degrees of freedom, and then the 5 % limit is 2.78. For 4 degrees the p-value (how often chance
-# alone gives such a $|t|$ or more) is
+# Student's $t=\frac{\text{mean gap}}{\text{sd}/\sqrt5}$. How large must $t$ be? With many games, 2.
+# Five have 4 degrees of freedom, and then the 5 % limit is 2.78. For 4 degrees the p-value (how
+# often chance alone gives such a $|t|$ or more) is
 #
 # $$p=1-\tfrac12\,s\,(3-s^2),\qquad s=|t|/\sqrt{4+t^2}.$$
 
@@ -1070,8 +1070,9 @@ for method in sorted(methods, key=cost.get):
     if worth[method].mean() > best:
         best = worth[method].mean()
         front.append(method)
-print("no cheaper method beats:", ", ".join(f"{m} (× {cost[m]:.1f})" for m in front))
-print("paid for, and beaten by something cheaper:", ", ".join(m for m in methods if m not in front))
+beaten = [m for m in methods if m not in front]
+print("no cheaper method beats:", " · ".join(f"{m} (× {cost[m]:.1f})" for m in front))
+print("paid for, and beaten by something cheaper:", " · ".join(beaten))
 
 # %%
 for limit in (1.6, 4.0, float("inf")):
