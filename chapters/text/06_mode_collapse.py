@@ -1070,9 +1070,8 @@ for method in sorted(methods, key=cost.get):
     if worth[method].mean() > best:
         best = worth[method].mean()
         front.append(method)
-beaten = [m for m in methods if m not in front]
 print("no cheaper method beats:", " · ".join(f"{m} (× {cost[m]:.1f})" for m in front))
-print("paid for, and beaten by something cheaper:", " · ".join(beaten))
+print("beaten by something cheaper:", " · ".join(m for m in methods if m not in front))
 
 # %%
 for limit in (1.6, 4.0, float("inf")):
