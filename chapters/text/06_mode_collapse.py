@@ -173,8 +173,8 @@ for name, x in trials.items():
 # beyond $3\sigma$. The three perfect modes score top marks in quality and fail in coverage.
 #
 # With a low bar, noise "covers" every mode, because it covers everything. With our bar it covers
-# none. Still a third of its samples are on a mode: **a share of a third is worth nothing on the
-# grid.** Always read both columns, with a row of noise in the table.
+# none. Still a third of its samples are on a mode: **on the grid, a share of a third alone says
+# nothing.** Always read both columns, with a row of noise in the table.
 #
 # **What they don't say:** how samples spread *within* a mode. 25 points get full marks.
 #
