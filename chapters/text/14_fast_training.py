@@ -113,11 +113,7 @@ def plain_step(x_real, G, D, g_opt, d_opt):
     g_opt.step()
     return d_loss.item(), g_loss.item()
 
-# %% [markdown]
-# `make` puts a loop together from parts that we will exchange one at a time. It returns a function
-# without arguments: one call, one step.
 
-# %%
 def new_pair(layout=torch.contiguous_format, seed=SEED):
     runtime.seed_everything(seed)
     G = nets.DCGANGenerator(SIZE, CHANNELS, Z_DIM, WIDTH)
@@ -127,6 +123,7 @@ def new_pair(layout=torch.contiguous_format, seed=SEED):
 
 def make(step=plain_step, batches=loaded, fused=None, layout=torch.contiguous_format, seed=SEED,
          **switches):
+    """A loop of parts that we will exchange one at a time: a function, one call is one step."""
     G, D = new_pair(layout, seed)
     g_opt = torch.optim.Adam(G.parameters(), LR, BETAS, fused=fused)
     d_opt = torch.optim.Adam(D.parameters(), LR, BETAS, fused=fused)
@@ -169,8 +166,8 @@ plot.show(fig, alt="Two bars: pictures per second of the loop as first written, 
 #
 # **Question.** How long does a step take? Start a clock, do a step, stop the clock.
 #
-# On a GPU the program hands work to a queue and goes on at once. So the clock must also *wait* until
-# the queue is empty.
+# On a GPU the program hands work to a queue and goes on at once. So the clock must also *wait*
+# until the queue is empty.
 #
 # **Predict:** we do this many times. Will the numbers agree within one percent? Which will be the
 # worst?
@@ -191,7 +188,7 @@ def seconds_of(function):
     wait()
     return time.perf_counter() - began
 
-# %%
+
 one_step = make()
 singles = [seconds_of(one_step) for _ in range(runtime.budget(smoke=8, cpu=30, gpu=40))]
 fig, ax = plt.subplots(figsize=(6, 2.4))
@@ -211,8 +208,8 @@ print(f"first {1e3 * singles[0]:.1f} ms, then {1e3 * min(later):.1f} to {1e3 * m
 # be seconds; the line above says what it is here. All steps share the machine with everything else
 # that runs on it.
 #
-# A short series hardly shows *drift*: a machine that warms up, or another program that starts, slows
-# all later steps. If you measure A A A and then B B B, the drift is counted against B.
+# A short series hardly shows *drift*: a machine that warms up, or another program that starts,
+# slows all later steps. If you measure A A A and then B B B, the drift is counted against B.
 #
 # So we (1) wait for the device, (2) leave out a warm-up, (3) take turns A B, B A, …, (4) report
 # medians and quartiles.
@@ -257,11 +254,11 @@ print(f"all turns: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
 # %% [markdown]
 # What the single turns claim is noise: an effect of this size we can't see here.
 #
-# Now the rule, before the results: a change is **kept** if at least three turns in four gained from
-# it, that is, if the lower quartile of the ratios is above 1. (By luck, a change that does nothing
-# passes now and then; more turns make that rarer.) `trial` measures a change on top of everything
-# kept before, and adds a bar to a ladder. The height of a bar is the plain loop's rate times all
-# gains kept so far. So drift between sections does not enter.
+# Now the rule, before the results: a change is **kept** if at least three turns in four gained
+# from it, that is, if the lower quartile of the ratios is above 1. (By luck, a change that does
+# nothing passes now and then; more turns make that rarer.) `trial` measures a change on top of
+# everything kept before, and adds a bar to a ladder. The height of a bar is the plain loop's rate
+# times all gains kept so far. So drift between sections does not enter.
 
 # %%
 kept = {}  # arguments of `make`
@@ -341,21 +338,19 @@ def self_ms(row):
 top = sorted(averages, key=lambda row: -self_ms(row))[:10]
 starts = sum(row.count for row in averages if row.key.startswith("aten::")) / PROFILED
 fig, ax = plt.subplots(figsize=(6.2, 2.9))
-names = [row.key.removeprefix("aten::")[:38] for row in top]
-ax.barh(names, [self_ms(row) for row in top], color=plot.REAL)
+ax.barh([row.key.removeprefix("aten::")[:38] for row in top], [self_ms(row) for row in top])
 ax.invert_yaxis()
 ax.set_xlabel("own time per step [ms]")
 plot.show(fig, alt="Bars: the ten operations with the most time of their own in one plain step.")
-print(f"{starts:,.0f} operations started per step; ", end="")
-print(f"{sum(self_ms(row) for row in averages):.1f} ms in all of them")
+print(f"{starts:,.0f} operations started per step")
 
 # %% [markdown]
-# A few kinds of operation fill most of the step. Make those cheaper, or *leave them out*: working on
-# the rest can't gain more than the rest.
+# A few kinds of operation fill most of the step. Make those cheaper, or *leave them out*: working
+# on the rest can't gain more than the rest.
 #
-# The number of operations counts all of PyTorch's calls: also those that only rename a shape, those
-# that another call makes, and the loader's, for each picture anew. Each costs time even if it
-# computes nothing (14.6).
+# The number of operations counts all of PyTorch's calls: also those that only rename a shape,
+# those that another call makes, and the loader's, for each picture anew. Each costs time even if
+# it computes nothing (14.6).
 #
 # What the picture does not show: *which layer* an operation belongs to, whether a convolution is
 # slow because it computes or because it waits for memory, and whether it was needed at all.
@@ -405,8 +400,8 @@ def flops(layer, x, y):
 
 # %% [markdown]
 # In training there are up to three products per layer: the output, the gradient of the input, the
-# gradient of the weights. Each has the same FLOPs. Each touches the same three tensors x, w, y (two
-# are read, one is written), every number at least once:
+# gradient of the weights. Each has the same FLOPs. Each touches the same three tensors x, w, y
+# (two are read, one is written), every number at least once:
 #
 # | numbers moved | forward | backward |
 # |---|---|---|
@@ -415,8 +410,8 @@ def flops(layer, x, y):
 # | activation | $2n$ | $3n$ |
 # | Adam | | $7n_w$ (p, m, v read and written, gradient read) |
 #
-# A number has 4 bytes in float32. We count only passes that are *needed*: G once, and no gradient of
-# D's weights in G's turn. The plain step does more.
+# A number has 4 bytes in float32. We count only passes that are *needed*: G once, and no gradient
+# of D's weights in G's turn. The plain step does more.
 
 # %%
 # These rules for all layers of both nets, a row each. Nothing is computed: only shapes count.
@@ -428,8 +423,8 @@ print(f"intensity {F_STEP / M_STEP:.1f} FLOP/byte")
 
 # %% [markdown]
 # Now the machine. Its two rates we *measure*, since nobody reaches the numbers in a brochure: a
-# product of two matrices for $\pi$, a copy of a tensor that fits in no cache for $\beta$. A roof is
-# what the machine *can* do. So the fastest turn counts, and the best of several sizes: large
+# product of two matrices for $\pi$, a copy of a tensor that fits in no cache for $\beta$. A roof
+# is what the machine *can* do. So the fastest turn counts, and the best of several sizes: large
 # matrices do not always win.
 #
 # **Predict:** how many FLOPs must be done per byte moved before arithmetic is what takes the time?
@@ -449,7 +444,7 @@ def matmul_rate(dtype):
         best = max(best, 2 * side**3 / min(taken))
     return best
 
-# %%
+
 def copy_rate():
     """Bytes/s of a copy, read and written together."""
     a = torch.randn(LARGE, device=DEVICE)
@@ -483,7 +478,7 @@ G, D = new_pair()
 dots = {"G": layer_dots(G, torch.randn(BATCH, Z_DIM, device=DEVICE))}
 dots["D"] = layer_dots(D, images.batch(0, BATCH))
 
-# %%
+
 def roof(ax, pi, beta, label=None):
     intensity = torch.logspace(-1.5, 3.5, 60)
     ax.loglog(intensity, (beta * intensity).clamp(max=pi) / 1e9, color="0.2", label=label)
@@ -505,14 +500,14 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
                    "left.")
 
 # %% [markdown]
-# BatchNorm and activations do a few operations per number: they can only be as fast as memory. Most
-# layers with weights use each number often, and could reach the flat roof. Those with a single input
-# or output channel lie further left. How far below the roof a dot lies is what its kernel wastes
-# (or, on a GPU, its launch).
+# BatchNorm and activations do a few operations per number: they can only be as fast as memory.
+# Most layers with weights use each number often, and could reach the flat roof. Those with a
+# single input or output channel lie further left. How far below the roof a dot lies is what its
+# kernel wastes (or, on a GPU, its launch).
 #
 # A dot may lie *above* the roof: a cache may stand in for memory, many GPUs convolve float32 in a
-# faster format (TF32), and some convolutions take a shortcut with fewer multiplications. So the roof
-# is an estimate: what *we* saw at best.
+# faster format (TF32), and some convolutions take a shortcut with fewer multiplications. So the
+# roof is an estimate: what *we* saw at best.
 #
 # The **floor of the step** is the sum over all layers of the larger of their two times.
 
@@ -525,17 +520,14 @@ FLOOR = floor(step_rows, PI, BETA)
 now = BATCH / ladder[0]["rate"]
 print(f"floor {1e3 * FLOOR:.1f} ms; the plain step takes {1e3 * now:.1f} ms, ", end="")
 print(f"{now / FLOOR:.1f} times as long")
-for net in "GD":
-    share = floor([r for r in step_rows if r["net"] == net], PI, BETA) / FLOOR
-    print(f"  {net} is {share:.0%} of the floor")
 
 # %% [markdown]
-# That ratio is about what there is to win, on this machine, in this precision. It mixes two things:
-# work that isn't needed, and work done slower than the machine could.
+# That ratio is about what there is to win, on this machine, in this precision. It mixes two
+# things: work that isn't needed, and work done slower than the machine could.
 #
 # Try other machines. The rates named H200 and T4 are the vendor's (NVIDIA's data sheets: dense
-# tensor-core rate for 16 bits, ordinary float32 rate, memory bandwidth). We never measured them, and
-# nobody reaches them in full.
+# tensor-core rate for 16 bits, ordinary float32 rate, memory bandwidth). We never measured them,
+# and nobody reaches them in full.
 
 # %%
 EMULATED = fast.slow_here(LOW, DEVICE)  # a sentence, if this processor has no such circuits
@@ -565,7 +557,7 @@ def explore_roofline(machine, precision, size, log2_batch, log2_width):
     ax.set_title(title, fontsize=9)
     return fig
 
-# %%
+
 widgets.explore(
     explore_roofline,
     "Roofline of a DCGAN step on a machine of your choice, a dot per layer, large ones with "
@@ -678,8 +670,8 @@ trial("bytes on the device", batches=on_device)
 # faster. Then one takes several `num_workers`, or this.
 #
 # Two more changes concern only how numbers are grouped. **Fused Adam** updates all weights in one
-# operation instead of many. **channels_last** stores the channels of a pixel side by side (B, H, W,
-# C in memory; the shape you see stays B, C, H, W), as many convolution kernels like it.
+# operation instead of many. **channels_last** stores the channels of a pixel side by side (B, H,
+# W, C in memory; the shape you see stays B, C, H, W), as many convolution kernels like it.
 
 # %%
 trial("fused Adam", fused=True)
@@ -695,6 +687,7 @@ show_ladder()
 # result" is a sentence to distrust, so the checkpoint compares gradients and weights.
 
 # %%
+# checkpoint: G's gradients bitwise the same, whatever is switched on; Adam and layout: rounding
 def first_gradients(step, **switches):
     """G's gradients in the first step; rate 0, so that the weights stay."""
     G, D = new_pair()
@@ -710,8 +703,7 @@ def weights_after(steps, **arguments):
         loop()
     return torch.cat([p.detach().flatten() for p in loop.nets[0].parameters()])
 
-# %%
-# checkpoint: G's gradients bitwise the same, whatever is switched on; Adam and layout: rounding
+
 reference = first_gradients(plain_step)
 for switches in ({}, {"once": True}, {"freeze": True}, {"once": True, "freeze": True}):
     ours = first_gradients(step, **switches)
@@ -733,10 +725,10 @@ assert (weights_after(1, seed=SEED + 1) - stepped).norm() > most  # this one mus
 # **Question.** Numbers of 16 bits are half the traffic, and many machines multiply them much
 # faster. What do we lose?
 #
-# A floating-point number has a sign, an exponent (which power of two) and a fraction (where between
-# two powers). float32 spends 8 and 23 bits on them, **float16** 5 and 10, **bfloat16** 8 and 7. So
-# bfloat16 reaches as far as float32, with a coarser ruler. float16 has the finer ruler and a short
-# reach.
+# A floating-point number has a sign, an exponent (which power of two) and a fraction (where
+# between two powers). float32 spends 8 and 23 bits on them, **float16** 5 and 10, **bfloat16** 8
+# and 7. So bfloat16 reaches as far as float32, with a coarser ruler. float16 has the finer ruler
+# and a short reach.
 #
 # **Predict:** what is $1 + 0.003$ in bfloat16? What is $10^{-8}$ in float16?
 
@@ -750,13 +742,13 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
     print(f"{near.item():10.6f}   {tiny.item():.2g}")
 
 # %% [markdown]
-# Two dangers, then: a small number *added* to a large one is lost in bfloat16 (and somewhat less in
-# float16); a small number *by itself* becomes zero in float16.
+# Two dangers, then: a small number *added* to a large one is lost in bfloat16 (and somewhat less
+# in float16); a small number *by itself* becomes zero in float16.
 #
 # **Mixed precision** (Micikevicius et al. 2018) therefore keeps in float32 what adds up many small
 # things: the weights, Adam's averages, sums. Convolutions and matrix products get 16 bits.
-# `torch.autocast` decides that for each operation, with a list. In our step it surrounds the forward
-# passes; the losses are computed outside, on `.float()` logits.
+# `torch.autocast` decides that for each operation, with a list. In our step it surrounds the
+# forward passes; the losses are computed outside, on `.float()` logits.
 #
 # **Predict:** is it faster here? Does this processor have multipliers for 16 bits?
 
@@ -768,10 +760,10 @@ if not EMULATED:
     show_ladder()
 
 # %% [markdown]
-# If the products got faster by a larger factor than the step, that is the roofline again: what waits
-# for memory gains at most a factor two from half the bytes, and Adam gains nothing. A processor
-# without such multipliers *emulates* 16 bits: correct and slow. Then no whole step is timed. (On a
-# GPU older than 2020, such as a T4, this section runs in float16.)
+# If the products got faster by a larger factor than the step, that is the roofline again: what
+# waits for memory gains at most a factor two from half the bytes, and Adam gains nothing. A
+# processor without such multipliers *emulates* 16 bits: correct and slow. Then no whole step is
+# timed. (On a GPU older than 2020, such as a T4, this section runs in float16.)
 #
 # **Does it learn the same?** Not bitwise: each number is rounded to two or three digits. We train
 # from the same weights, with the same pictures and noise, for a few steps.
@@ -782,11 +774,9 @@ def loss_curves(steps=STEPS, stop=None, **arguments):
     for number in range(stop or steps):
         rate = train.learning_rate(number, steps, LR)  # chapter 05's: half constant, then falling
         train.set_learning_rate(rate, *loop.optimizers)
-        d_loss, g_loss = loop()
-        history["step"].append(number + 1)
-        history["d_loss"].append(d_loss)
-        history["g_loss"].append(g_loss)
-    return {name: [float(v) for v in values] for name, values in history.items()}, loop.nets
+        for name, value in zip(history, (number + 1, *loop()), strict=True):
+            history[name].append(float(value))
+    return history, loop.nets
 
 # %%
 lean = {"step": step, "batches": on_device, "once": True, "freeze": True, "item": False,
@@ -799,20 +789,19 @@ for at in (0, 1, 3, 7):
 
 # %% [markdown]
 # In this one pair of runs the losses begin together, but for rounding. With every step small
-# differences can grow: each player answers the other. For a verdict one trains several seeds to the
-# end and measures the pictures, as in [chapter 07](07_evaluation.ipynb).
+# differences can grow: each player answers the other. For a verdict one trains several seeds to
+# the end and measures the pictures, as in [chapter 07](07_evaluation.ipynb).
 #
-# **Small gradients.** When D is sure that a picture is generated, its loss for it is nearly zero, and
-# so is the gradient that flows back (chapter 02). We round the gradients of one step to float16.
-# Which share is *damaged*: changed by more than one percent?
+# **Small gradients.** When D is sure that a picture is generated, its loss for it is nearly zero,
+# and so is the gradient that flows back (chapter 02). We round the gradients of one step to
+# float16. Which share is *damaged*: changed by more than one percent?
 #
 # **Predict:** which share? And if we multiply the loss by $S = 2^{12}$ first? By $2^{32}$?
 
 # %%
 def flat_gradient(net, loss):
     """Gradient of a loss in a net's weights, as one long vector."""
-    gradients = torch.autograd.grad(loss, list(net.parameters()))
-    return torch.cat([g.flatten() for g in gradients])
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
 
 
 x_real, z = images.batch(STEPS, BATCH), torch.randn(BATCH, Z_DIM, device=DEVICE)
@@ -841,10 +830,11 @@ plot.show(fig, alt="Share of gradients that float16 damages against the loss sca
 
 # %% [markdown]
 # (Shares below $10^{-7}$ are drawn there.) On the left gradients are too small, on the right
-# infinite; in the valley between, any scale will do. That is **loss scaling**: multiply the loss by
-# $S$, run backward in float16, divide the float32 gradients by $S$ before Adam sees them. If one is
-# infinite, skip the step and halve $S$; after many good steps double it. So $S$ follows, when the
-# gradients grow or shrink in the course of a training. (The figure is one step of one training.)
+# infinite; in the valley between, any scale will do. That is **loss scaling**: multiply the loss
+# by $S$, run backward in float16, divide the float32 gradients by $S$ before Adam sees them. If
+# one is infinite, skip the step and halve $S$; after many good steps double it. So $S$ follows,
+# when the gradients grow or shrink in the course of a training. (The figure is one step of one
+# training.)
 #
 # bfloat16 needs none of this: it has float32's exponents. So it is our choice where a GPU has it
 # (from compute capability 8.0 on), and float16 with scaling on older ones, such as a T4.
@@ -854,18 +844,17 @@ def scaled_step(loss, net, optimizer, scale):
     """Backward and update with loss scaling. Returns the scale for the next step."""
     optimizer.zero_grad()
     (loss * scale).backward()
-    gradients = [p.grad for p in net.parameters()]
-    if not all(g.isfinite().all() for g in gradients):
+    if not all(p.grad.isfinite().all() for p in net.parameters()):
         return scale / 2  # too large: no update this time
-    for g in gradients:
-        g.div_(scale)
+    for p in net.parameters():
+        p.grad.div_(scale)
     optimizer.step()
     return scale  # torch's GradScaler doubles it after 2,000 good steps in a row
 
 # %% [markdown]
-# **BatchNorm in float32.** It needs a variance. One way is $E[x^2] - E[x]^2$: the difference of two
-# numbers that are large and nearly equal if the channel's mean is large. With seven bits nothing is
-# left. We give it channels of standard deviation 1 whose mean grows.
+# **BatchNorm in float32.** It needs a variance. One way is $E[x^2] - E[x]^2$: the difference of
+# two numbers that are large and nearly equal if the channel's mean is large. With seven bits
+# nothing is left. We give it channels of standard deviation 1 whose mean grows.
 #
 # **Predict:** at which mean does bfloat16 fail?
 
@@ -908,8 +897,8 @@ assert not fast.Scaler(DEVICE, torch.bfloat16).is_enabled()  # the package's: fo
 #
 # **Question.** What does an operation cost that computes next to nothing? Python has to find the
 # right C++ function, check shapes and types, fetch memory, note the operation for the backward
-# pass; on a GPU it then puts a *launch* in the device's queue. All that takes the same time for one
-# number as for a million.
+# pass; on a GPU it then puts a *launch* in the device's queue. All that takes the same time for
+# one number as for a million.
 #
 # **Predict:** up to how many numbers does `x + 1` cost the same?
 
@@ -930,32 +919,30 @@ ax.set(xlabel="numbers in x", ylabel="time [µs]", ylim=(min(adding) * 3e5, None
 ax.legend()
 plot.show(fig, alt="Time of adding one against the size of the tensor: flat for small tensors, "
                    "then rising along the line that memory allows.")
-print(f"{1e6 * adding[0]:.1f} µs for a single number; the plain step starts {starts:,.0f} ", end="")
-print(f"operations: about {1e3 * starts * adding[0]:.1f} ms at that price")
+print(f"{1e6 * adding[0]:.1f} µs for one number; a plain step starts {starts:,.0f} operations")
 
 # %% [markdown]
-# The flat part is pure **launch overhead**. Where the line leaves it, the work begins to count. Dots
-# below the grey line: their tensors fit in a cache. (The printed product is rough: an operation that
-# only renames a shape costs less, a convolution costs more to start, and on a GPU the starting of
-# one overlaps with the work of another.)
+# The flat part is pure **launch overhead**. (Dots below the grey line: their tensors fit in a
+# cache.) On a fast GPU the work itself takes a few microseconds, *less than its launch*: a small
+# net then runs at the speed of Python. Two remedies: fewer operations, or cheaper launches.
 #
-# On a fast GPU the work itself takes a few microseconds, *less than its launch*: a small net then
-# runs at the speed of Python. Two remedies: fewer operations, or cheaper launches.
-
-# %% [markdown]
 # **Fewer operations: `torch.compile`.** It traces a function and writes new kernels in which
-# neighbouring pointwise operations are *fused*: one kernel reads each number once, does all of them
-# and writes once. The roofline says what that can give. Seven separate operations move the data
-# seven times back and forth.
+# neighbouring pointwise operations are *fused*: one kernel reads each number once, does all of
+# them and writes once. Seven separate operations move the data seven times.
 #
 # **Predict:** how much faster does this chain become? How long does compiling take?
 
 # %%
 import logging
 
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA" is no news
+
 
 def chain(x):
     return ((x * 1.5 + 0.5).clamp(-3, 3).square() * 0.25 - 1).abs()
+
+
+fused_chain = torch.compile(chain)
 
 
 def race_compiled():
@@ -969,8 +956,6 @@ def race_compiled():
 
 # %%
 long = torch.randn(runtime.budget(smoke=1 << 10, cpu=1 << 22, gpu=1 << 26), device=DEVICE)
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA" is no news
-fused_chain = torch.compile(chain)
 if runtime.profile() == "smoke" and DEVICE.type == "cpu":
     print("The smoke profile does not wait for a compiler: nothing measured.")
 else:
@@ -987,7 +972,7 @@ else:
 # **Cheaper launches: a CUDA graph.** Record the launches of one whole step once; then replay the
 # record with a single call. Nothing is computed anew in Python, so everything in a step must stay
 # where it is: the same memory, the same shapes, no `.item()`, no `if` on a value. What changes is
-# copied *into* the recorded places.
+# copied *into* the recorded places. The package has it as `fast.Graphed`: `train_gan(graph=True)`.
 
 # %%
 def graphed(step, x_example, warm_up=3):
@@ -1011,7 +996,7 @@ def graphed(step, x_example, warm_up=3):
 
     return replay
 
-# %%
+
 def graphable_loop():
     """The lean step without data: x → losses. Its Adam keeps count and rate on the device."""
     G, D = new_pair(torch.channels_last)
@@ -1028,20 +1013,13 @@ def graphable_loop():
 # %%
 import warnings
 
+print("measured on the GPU:" if DEVICE.type == "cuda" else "no GPU here: nothing measured")
 if DEVICE.type == "cuda":
     warnings.filterwarnings("ignore", message=".*capturable=True")  # said of steps not recorded
-    x, eager = images.batch(0, BATCH), graphable_loop()
-    replay = graphed(graphable_loop(), x)
+    x = images.batch(0, BATCH)
+    eager, replay = graphable_loop(), graphed(graphable_loop(), x)
     ratios = compare(lambda: eager(x), lambda: replay(x))
     print("the graph is ×{:.2f} (×{:.2f}, ×{:.2f}) as fast".format(*quantiles(ratios, n=4)))
-else:
-    print("On this machine there is no GPU: nothing measured.")
-
-# %% [markdown]
-# `fast.Graphed` is the same with two differences: its warm-up calls are steps of the training like
-# all others, and it copies every input, also the noise. `train_gan(graph=True)` uses it; it is not
-# the default, because it has not been run on a GPU yet. Everything random inside a graph has to
-# come from the device's own generator, which CUDA graphs know how to advance.
 
 # %%
 # checkpoint: an operation has a price even for nothing
@@ -1053,7 +1031,8 @@ torch.testing.assert_close(chain(torch.tensor([0.0, 9.0])), torch.tensor([0.9375
 # %% [markdown]
 # ## 14.7 Gradient accumulation: a large batch in small pieces
 #
-# **Question.** A large batch doesn't fit into the memory. Can several small ones take the same step?
+# **Question.** A large batch doesn't fit into the memory. Can several small ones take the same
+# step?
 #
 # Let the loss be a mean over pictures, $L = \frac1B\sum_i \ell(x_i)$. Cut the batch into $k$ equal
 # pieces; $L_j$ is the mean over piece $j$. Then
@@ -1063,8 +1042,8 @@ torch.testing.assert_close(chain(torch.tensor([0.0, 9.0])), torch.tensor([0.9375
 # if $\ell(x_i)$ depends on picture $i$ alone. `backward` *adds* to `.grad`. So: `zero_grad` once,
 # then for each piece `backward` of its loss **divided by k**, then one step of the optimizer.
 #
-# **Predict:** BatchNorm normalises with the mean over the *piece*. Is $\ell(x_i)$ then a function of
-# picture $i$ alone?
+# **Predict:** BatchNorm normalises with the mean over the *piece*. Is $\ell(x_i)$ then a function
+# of picture $i$ alone?
 
 # %%
 def accumulated(net, x, pieces):
@@ -1090,7 +1069,6 @@ for name, net in (("no BatchNorm", without), ("BatchNorm of each piece", with_no
     whole = accumulated(net, x, 1)
     errors[name] = [relative_error(accumulated(net, x, k), whole) for k in counts]
 
-# %%
 fig, ax = plt.subplots(figsize=(5.6, 2.7))
 for (name, values), style in zip(errors.items(), ("o-", "s-"), strict=True):
     ax.loglog(counts, values, style, label=name)
@@ -1127,13 +1105,14 @@ assert relative_error(torch.cat([p.grad.flatten() for p in without.parameters()]
 # **Question.** Two devices, half the batch each. When is that the *same* step as one device with
 # the whole batch?
 #
-# It is the formula of 14.7 with slices instead of pieces. Each process, called **rank** $r$ of $N$,
-# has the same weights and computes the gradient of its slice; the gradients are averaged
+# It is the formula of 14.7 with slices instead of pieces. Each process, called **rank** $r$ of
+# $N$, has the same weights and computes the gradient of its slice; the gradients are averaged
 # (**all-reduce**); all take the same step. Again the loss must be a mean over pictures.
 #
-# BatchNorm has a way out now, since the slices are there *at the same time*: the ranks exchange its
-# statistics. Each sends its slice's mean, all take the average; then the same for the mean squared
-# distance from it. Here it is in one process, all slices going through the net side by side.
+# BatchNorm has a way out now, since the slices are there *at the same time*: the ranks exchange
+# its statistics. Each sends its slice's mean, all take the average; then the same for the mean
+# squared distance from it. Here it is in one process, all slices going through the net side by
+# side.
 
 # %%
 def global_norm(layer, slices):
@@ -1201,8 +1180,9 @@ dist.destroy_process_group()
 '''
 
 # %% [markdown]
-# A **launcher** starts the processes and tells each who it is and where to meet the others. PyTorch
-# brings `torchrun`; from Python it is `python -m torch.distributed.run --nproc_per_node=2 …`.
+# A **launcher** starts the processes and tells each who it is and where to meet the others.
+# PyTorch brings `torchrun`; from Python it is `python -m torch.distributed.run --nproc_per_node=2
+# …`.
 #
 # Accelerate has one, too, and the course's command works with both:
 #
@@ -1210,9 +1190,9 @@ dist.destroy_process_group()
 # accelerate launch --multi_gpu --num_processes 2 -m gencourse train dcgan --data digits
 # ```
 #
-# Say `--multi_gpu` on GPUs. Without it, `accelerate launch` may start a *single* process and not say
-# so. Always check how many there are: the first line that our command prints says it. In a notebook
-# with several GPUs there is `accelerate.notebook_launcher(function, num_processes=2)`.
+# Say `--multi_gpu` on GPUs. Without it, `accelerate launch` may start a *single* process and not
+# say so. Always check how many there are: the first line that our command prints says it. In a
+# notebook with several GPUs there is `accelerate.notebook_launcher(function, num_processes=2)`.
 
 # %%
 import json
@@ -1238,22 +1218,22 @@ def start_together(world, steps=TOGETHER):
     assert (folder / "result.json").exists(), ended.stderr[-2_000:]
     return json.loads((folder / "result.json").read_text())
 
-# %%
+
 one, two = start_together(1), start_together(2)
 print(f"started: {one['world']} process, then {two['world']} processes")
 histories = [found["history"]["d_loss"] for found in (one, two)]
 gaps = [abs(a - b) for a, b in zip(*histories, strict=True)]
-print(f"d_loss differs by {gaps[0]:.1e} in the first step, by at most {max(gaps):.1e} in {TOGETHER}")
+print(f"d_loss differs by {gaps[0]:.1e} in the first step, by {max(gaps):.1e} at most")
 
 # %% [markdown]
 # The first steps agree up to sums taken in another order. (Later the game magnifies that.)
 #
 # **What does it cost?** Each rank must send and receive. In a **ring** every rank talks to its two
 # neighbours only; after $N - 1$ rounds of adding and $N - 1$ of passing on, each has the sum. Per
-# round $1/N$ of the gradient's $V$ bytes travels. With a link of $\rho$ bytes/s, and a time $h$ for
-# each *hop*, until the first byte arrives, that takes
+# round $1/N$ of the gradient's $V$ bytes travels. With a link of $\rho$ bytes/s, and a time $h$
+# for each *hop*, until the first byte arrives, that takes
 #
-# $$2(N-1)\left(\frac{V}{N\rho} + h\right) \;\approx\; \frac{2V}{\rho} + 2Nh \quad\text{for large } N.$$
+# $$2(N-1)\left(\frac{V}{N\rho} + h\right) \;\approx\; \frac{2V}{\rho} + 2Nh .$$
 #
 # The first part is nearly the same for 8 ranks and for 800, and no scheme sends less (Patarasu and
 # Yuan 2009). The second grows.
@@ -1262,8 +1242,8 @@ print(f"d_loss differs by {gaps[0]:.1e} in the first step, by at most {max(gaps)
 def ring_seconds(size, n, rate, hop=0.0):
     return 2 * (n - 1) * (size / n / rate + hop)
 
-# %%
-# checkpoint: a ring of five, chunk by chunk, counts what is sent
+
+# A ring of five, chunk by chunk: count what is sent.
 N, V = 5, 20
 held = torch.randn(N, N, V // N, dtype=torch.float64)  # rank, chunk, numbers
 total, sent = held.sum(0), 0
@@ -1281,15 +1261,15 @@ assert sent == 2 * (N - 1) / N * V == ring_seconds(V, N, 1.0) == scaling.ring_se
 # %% [markdown]
 # `scaling.step_seconds` has the whole step: the work of one device, then an all-reduce for each
 # net's gradients, then the small messages of synchronised BatchNorm. For those it is the hops that
-# take the time, so a *tree* with $2\log_2 N$ hops may win; the package takes the faster of both, as
-# the library NCCL does. `benchmarks/larger_runs.md` prints the tables of the same model.
+# take the time, so a *tree* with $2\log_2 N$ hops may win; the package takes the faster of both,
+# as the library NCCL does. `benchmarks/larger_runs.md` prints the tables of the same model.
 #
 # Links differ. **NVLink** joins the 8 GPUs *inside* one machine (here that of an H200 machine: 450
 # GB/s each way). *Between* machines there is a network.
 #
-# **Predict:** two ways to use more devices. *Weak scaling*: each keeps its batch, so the global batch
-# grows. *Strong scaling*: the global batch stays, each gets a smaller slice. Which stops paying
-# first?
+# **Predict:** two ways to use more devices. *Weak scaling*: each keeps its batch, so the global
+# batch grows. *Strong scaling*: the global batch stays, each gets a smaller slice. Which stops
+# paying first?
 
 # %%
 def speed_ups(link, weak, counts=(1, 2, 4, 8, 16, 32, 64)):
@@ -1309,7 +1289,7 @@ def speed_ups(link, weak, counts=(1, 2, 4, 8, 16, 32, 64)):
     alone = 128 / floor(rows, pi, beta, number_bytes=2)
     return [(n, rate / alone) for n, rate in points]
 
-# %%
+
 fig, axes = plt.subplots(1, 2, figsize=(7.0, 3.4), sharey=True)
 for ax, weak in zip(axes, (True, False), strict=True):
     for name in ("NVLink 4, inside one machine", "InfiniBand NDR, 400 Gb/s", "Ethernet, 10 Gb/s"):
@@ -1327,9 +1307,9 @@ plot.show(fig, alt="Computed speed-up against the number of devices. Weak scalin
                    "below. Strong scaling: NVLink gains little, the networks lose.")
 
 # %% [markdown]
-# All of it is computed from data sheets, and each step is as fast as its floor; nothing overlaps. A
-# real step is slower, so its messages weigh less. Sending while the backward pass still computes (as
-# PyTorch's DDP does) hides a part.
+# All of it is computed from data sheets, and each step is as fast as its floor; nothing overlaps.
+# A real step is slower, so its messages weigh less. Sending while the backward pass still computes
+# (as PyTorch's DDP does) hides a part.
 #
 # Strong scaling stops first: the gradients have the same $V$ bytes while the slices shrink. On a
 # slow network several fast devices are slower than one.
@@ -1358,8 +1338,8 @@ assert speeds[0][8] > 1 > speeds[-1][8] and max(speeds[0]) == 8  # NVLink ends a
 # %% [markdown]
 # ## 14.9 Checkpoints and trackers
 #
-# **Question.** What does safety cost? A checkpoint holds both nets, Adam's two averages per weight,
-# the averaged generator, the random generators' states.
+# **Question.** What does safety cost? A checkpoint holds both nets, Adam's two averages per
+# weight, the averaged generator, the random generators' states.
 #
 # **Predict:** how many times the size of the weights is that? And if one is written every 500
 # steps, which share of the time does it take?
@@ -1380,14 +1360,14 @@ _, history = train.train_gan(
     images, *new_pair(), steps=WATCHED, batch_size=BATCH, seed=SEED, out=watched, tracker=tracker
 )
 
-# %%
 written = checkpoint.paths(watched)[-1]
 _, state = checkpoint.load_latest(watched)
 folder = runtime.run_folder("14_checkpoint")
 folder.mkdir(parents=True, exist_ok=True)
 numbers = itertools.count(1)
 taken = stopwatch({"save": lambda: checkpoint.save(folder, next(numbers), state)}, rounds=5)["save"]
-size, weights = written.stat().st_size, sum(p.numel() for net in new_pair() for p in net.parameters())
+size = written.stat().st_size
+weights = sum(p.numel() for net in new_pair() for p in net.parameters())
 print(f"{size / 1e6:.1f} MB, {size / (4 * weights):.1f} times the weights; ", end="")
 print(f"{1e3 * median(taken):.0f} ms to write")
 share = median(taken) / (500 * BATCH / last_kept()["rate"] + median(taken))
@@ -1399,7 +1379,8 @@ print(f"every 500 steps: {share:.2%} of the time")
 # writes a temporary file in the same folder, waits until it is on the disk, and then renames it; a
 # rename is all or nothing.
 #
-# Now we read back what the tracker has.
+# Now we read back what the tracker has. It has fewer points than steps: `Run` fetches the losses
+# twice a second only, since watching must not make the device wait (14.4, `.item()`).
 
 # %%
 tracked = {}
@@ -1412,7 +1393,6 @@ if tracker:
             tracked.setdefault(name, []).extend((e.step, e.value) for e in events.Scalars(name))
 print(", ".join(sorted(tracked)) or "tensorboard is not installed: nothing tracked")
 
-# %%
 fig, ax = plt.subplots(figsize=(5.4, 2.4))
 for name, colour in (("d_loss", plot.THIRD), ("g_loss", plot.FAKE)):
     points = tracked.get(name, list(zip(history["step"], history[name], strict=True)))
@@ -1420,11 +1400,6 @@ for name, colour in (("d_loss", plot.THIRD), ("g_loss", plot.FAKE)):
 ax.set(xlabel="step", ylabel="loss [nats]", ylim=(0, None))
 ax.legend(fontsize=8)
 plot.show(fig, alt="Read back from the tracker's file: the two losses against the step.")
-
-# %% [markdown]
-# The tracker has fewer points than steps. `Run` fetches the losses from the device twice a second,
-# not at every step, and feeds the tracker then: watching must not make the device wait (14.4,
-# `.item()`). The whole history is in `history.csv`.
 
 # %%
 # checkpoint: what was saved is what comes back; the file tells what the history tells
@@ -1441,10 +1416,10 @@ for at, value in tracked.get("d_loss", []):
 #
 # **Question.** Do the gains multiply to what the ladder says? And is it still the same training?
 #
-# The course's loop has 14.4's first four changes always, the others behind arguments, which we set as
-# our ladder left them. It gets the same weights, pictures and noise, and races against the loop of
-# the beginning, three times each. It does a little more: it averages G, notes gradient norms, writes
-# a history.
+# The course's loop has 14.4's first four changes always, the others behind arguments, which we set
+# as our ladder left them. It gets the same weights, pictures and noise, and races against the loop
+# of the beginning, three times each. It does a little more: it averages G, notes gradient norms,
+# writes a history.
 #
 # **Predict:** the ladder's last green bar, or less?
 
@@ -1478,16 +1453,14 @@ ladder.append({"name": "train.train_gan", "rate": final_rate, "gain": gain, "kep
 show_ladder()
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(6.6, 2.5))
-for ax, key, colour in zip(axes, ("d_loss", "g_loss"), (plot.THIRD, plot.FAKE), strict=True):
-    for plain_run, fast_run in zip(curves["plain"], curves["fast"], strict=True):
-        ax.plot(plain_run["step"], plain_run[key], color=colour, linewidth=1)
-        ax.plot(fast_run["step"], fast_run[key], color="0.2", linewidth=1, ls="--")
-    ax.set(xlabel="step", ylabel=f"{key} [nats]")
-axes[1].legend(axes[1].lines[:2], ["as first written", "train_gan"], fontsize=8)
-plot.show(fig, alt="Losses of D and of G against the step for three seeds, of the loop as first "
-                   "written and of train_gan: each pair is the same at first and takes much the "
-                   "same course later.")
+fig, ax = plt.subplots(figsize=(5.6, 2.6))
+for plain_run, fast_run in zip(curves["plain"], curves["fast"], strict=True):
+    ax.plot(plain_run["step"], plain_run["d_loss"], color=plot.THIRD, linewidth=1)
+    ax.plot(fast_run["step"], fast_run["d_loss"], color="0.2", linewidth=1, ls="--")
+ax.set(xlabel="step", ylabel="d_loss [nats]")
+ax.legend(ax.lines[:2], ["as first written", "train_gan"], fontsize=8)
+plot.show(fig, alt="D's loss against the step for three seeds, of the loop as first written and of "
+                   "train_gan: each pair begins on the same point and takes much the same course.")
 number_bytes, pi = (2, PI_LOW) if "dtype" in kept else (4, PI)
 bound, reached = floor(step_rows, pi, BETA, number_bytes), BATCH / final_rate
 print(f"floor {1e3 * bound:.1f} ms, step {1e3 * reached:.1f} ms: {reached / bound:.1f} times")
@@ -1495,10 +1468,10 @@ print(f"floor {1e3 * bound:.1f} ms, step {1e3 * reached:.1f} ms: {reached / boun
 # %% [markdown]
 # (The last bar's factor is against the plain loop, the others' against the bar before.)
 #
-# What is left between step and floor? Kernels that don't reach the matrix product's rate, above all
-# for narrow layers; conversions between 16 and 32 bits; the operations' own price. More would take
-# hand-written kernels, which this course does not teach. On a GPU the next step is the graph of
-# 14.6.
+# What is left between step and floor? Kernels that don't reach the matrix product's rate, above
+# all for narrow layers; conversions between 16 and 32 bits; the operations' own price. More would
+# take hand-written kernels, which this course does not teach. On a GPU the next step is the graph
+# of 14.6.
 #
 # The curves of three seeds say: the same training, as far as losses can tell. The proof in exact
 # arithmetic is 14.4's; the rest is rounding.
@@ -1546,16 +1519,18 @@ def mixed_step(x_real, G, D, g_opt, d_opt):
     return d_loss.detach(), g_loss.detach()
 
 # %% [markdown]
-# There is a number that tells the two apart. Let $a$ be D's logit for a generated picture. D's loss
-# contains the mean of $\log(1+e^{a})$, G's loss is the mean of $\log(1+e^{-a})$. For every $a$
+# There is a number that tells the two apart. Let $a$ be D's logit for a generated picture. D's
+# loss contains the mean of $\log(1+e^{a})$, G's loss is the mean of $\log(1+e^{-a})$. For every
+# $a$
 #
 # $$\log(1+e^{a}) + \log(1+e^{-a}) \;\ge\; 2\log 2 .$$
 #
-# So the two losses *together* can't fall below $2\log 2\approx1.39$, as long as D gives a generated
-# picture the same logit in both turns. We train both ways with three seeds and plot that sum.
+# So the two losses *together* can't fall below $2\log 2\approx1.39$, as long as D gives a
+# generated picture the same logit in both turns. We train both ways with three seeds and plot that
+# sum.
 
 # %%
-BROKEN = runtime.budget(smoke=4, cpu=60, gpu=300)
+BROKEN = runtime.budget(smoke=4, cpu=40, gpu=300)
 broken = {"step": mixed_step, "batches": on_device, "fused": True}
 sums = {"two passes": [], "one pass": []}
 for seed in (0, 1, 2):
@@ -1572,19 +1547,13 @@ for (name, found), colour in zip(sums.items(), (plot.THIRD, plot.FOURTH), strict
 ax.axhline(2 * torch.tensor(2.0).log(), color="0.4", ls=":", label="2 log 2")
 ax.set(xlabel="step", ylabel="d_loss + g_loss [nats]", ylim=(0, None))
 ax.legend(fontsize=8)
-plot.show(fig, alt="Sum of both losses against the step, three seeds each: with two passes it stays "
-                   "above the line 2 log 2; with one pass it falls below the line.")
+plot.show(fig, alt="Sum of both losses against the step, three seeds each: with two passes it "
+                   "stays above the line 2 log 2; with one pass it falls below the line.")
 gains = quantiles(compare(make(**lean), make(**broken)), n=4)
-print("one pass against two, times as fast: " + ", ".join(f"×{g:.2f}" for g in gains), "(quartiles)")
+print("one pass, times as fast (quartiles): " + ", ".join(f"×{g:.2f}" for g in gains))
 for name, found in sums.items():
     print(f"{name}: first {found[0][0]:.3f}, lowest {', '.join(f'{min(s):.3f}' for s in found)}")
 
-# %% [markdown]
-# Already the first loss is another one, with the same weights and pictures: it is another
-# *function*. And the sum falls below the line, so D must give the same picture *two* logits. We ask
-# the D of a one-pass run about generated pictures twice: beside real ones, and alone.
-
-# %%
 x_real = images.batch(BROKEN, BATCH)
 with torch.no_grad():
     x_fake = mixed_G(torch.randn(BATCH, Z_DIM, device=DEVICE))
@@ -1593,11 +1562,13 @@ with torch.no_grad():
 print(f"mean logit of generated pictures: beside real ones {beside:.2f}, alone {alone:.2f}")
 
 # %% [markdown]
-# With two passes, each kind is brought to mean 0 and variance 1 by *itself*, so BatchNorm removes
-# what one kind has more of on the whole. With one pass the difference between the kinds stays in the
-# batch. D uses it, and its logits depend on the *company* of a picture. In G's turn D sees generated
-# pictures only and normalises them by themselves: G learns from a D that is not the one which was
-# trained. It may hear "all is well" where it isn't.
+# Already the first loss is another one, with the same weights and pictures: it is another
+# *function*. And with one pass the sum falls below the line. So D gives the same pictures *two*
+# logits: one beside real pictures, in its own turn, and one alone, in G's turn (last line).
+#
+# With two passes, each kind is brought to mean 0 and variance 1 by *itself*. With one pass the
+# difference between the kinds stays in the batch, and D uses it. In G's turn it is not there: G
+# learns from a D that is not the one which was trained.
 #
 # Such a change may sometimes work. But it is not a *speed-up* of this training, it is another
 # training, and quality has to be measured anew.
@@ -1623,7 +1594,8 @@ if runtime.profile() != "smoke":
 # 4. `rank_rows`: which pictures each process takes, step after step;
 # 5. `global_batch_norm`: BatchNorm over ranks with unequal shares, gradients included.
 #
-# To try at once: set `WIDTH = 8` and run the chapter again. Which bars grow, which shrink, and why?
+# To try at once: set `WIDTH = 8` and run the chapter again. Which bars grow, which shrink, and
+# why?
 
 # %% [markdown]
 # ## Recap
