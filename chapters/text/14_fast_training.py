@@ -505,7 +505,7 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 # single input or output channel lie further left. How far below the roof a dot lies is what its
 # kernel wastes (or, on a GPU, its launch).
 #
-# A dot may lie *above* the roof: a cache may stand in for memory, many GPUs convolve float32 in a
+# A dot may lie *above* the roof: a cache may help, many GPUs convolve float32 in a
 # faster format (TF32), and some convolutions take a shortcut with fewer multiplications. So the
 # roof is an estimate: what *we* saw at best.
 #
@@ -660,8 +660,7 @@ def on_device():
 
 from_loader, from_device = loaded(), on_device()
 alone = stopwatch({"loader": lambda: next(from_loader), "device": lambda: next(from_device)})
-for name, taken in alone.items():
-    print(f"a batch from the {name}: {1e3 * median(taken):6.2f} ms")
+print("a batch [ms]:", {name: round(1e3 * median(taken), 2) for name, taken in alone.items()})
 trial("bytes on the device", batches=on_device)
 
 # %% [markdown]
@@ -1013,7 +1012,7 @@ def graphable_loop():
 # %%
 import warnings
 
-print("measured on the GPU:" if DEVICE.type == "cuda" else "no GPU here: nothing measured")
+print("On a GPU only, here:", DEVICE.type)
 if DEVICE.type == "cuda":
     warnings.filterwarnings("ignore", message=".*capturable=True")  # said of steps not recorded
     x = images.batch(0, BATCH)
@@ -1090,8 +1089,7 @@ plot.show(fig, alt="Error of the accumulated gradient against the number of piec
 
 # %%
 # checkpoint: equal without BatchNorm; the two usual slips are seen: no division, no zero_grad
-# A GPU may multiply float32 in TF32, ten bits, and choose that by the batch's size.
-rounding, margin = (1e-3, 10) if DEVICE.type == "cpu" else (2e-2, 3)
+rounding, margin = (1e-3, 10) if DEVICE.type == "cpu" else (2e-2, 3)  # TF32 has ten bits
 assert max(errors["no BatchNorm"]) < rounding
 assert min(errors["BatchNorm of each piece"]) > margin * max(errors["no BatchNorm"])
 whole = accumulated(without, x, 1)
@@ -1111,8 +1109,7 @@ assert relative_error(torch.cat([p.grad.flatten() for p in without.parameters()]
 #
 # BatchNorm has a way out now, since the slices are there *at the same time*: the ranks exchange
 # its statistics. Each sends its slice's mean, all take the average; then the same for the mean
-# squared distance from it. Here it is in one process, all slices going through the net side by
-# side.
+# squared distance from it. Here in one process, all slices side by side:
 
 # %%
 def global_norm(layer, slices):
@@ -1562,16 +1559,15 @@ with torch.no_grad():
 print(f"mean logit of generated pictures: beside real ones {beside:.2f}, alone {alone:.2f}")
 
 # %% [markdown]
-# Already the first loss is another one, with the same weights and pictures: it is another
-# *function*. And with one pass the sum falls below the line. So D gives the same pictures *two*
+# Already the first loss is another one: it is another *function*. And with one pass the sum falls
+# below the line. So D gives the same pictures *two*
 # logits: one beside real pictures, in its own turn, and one alone, in G's turn (last line).
 #
 # With two passes, each kind is brought to mean 0 and variance 1 by *itself*. With one pass the
 # difference between the kinds stays in the batch, and D uses it. In G's turn it is not there: G
 # learns from a D that is not the one which was trained.
 #
-# Such a change may sometimes work. But it is not a *speed-up* of this training, it is another
-# training, and quality has to be measured anew.
+# Such a change may work. But it is *another training*, and quality has to be measured anew.
 
 # %%
 # checkpoint: another function, not rounding; the bound on the sum holds for two passes only
