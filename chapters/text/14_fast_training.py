@@ -886,8 +886,8 @@ for shock in (1.0, float("inf"), 1.0):
 assert ours == theirs.get_scale() == 2.0**9
 for a, b in zip(pair[0].parameters(), pair[1].parameters(), strict=True):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-assert (small_sums - 1).abs().max() > 1 and (large_sums - 1).abs().max() < 0.1
-assert min(damaged(d_flow, s) for s in scales) < damaged(d_flow, 1.0)
+assert (small_sums - 1).abs().max() > 0.5 and (large_sums - 1).abs().max() < 0.1
+assert min(damaged(d_flow, s) for s in scales) <= damaged(d_flow, 1.0) < damaged(d_flow, 2.0**40)
 assert abs(full["d_loss"][0] - half["d_loss"][0]) < 0.05
 assert not fast.Scaler(DEVICE, torch.bfloat16).is_enabled()  # the package's: for float16 only
 
@@ -1300,8 +1300,8 @@ for ax, weak in zip(axes, (True, False), strict=True):
 axes[0].set_ylabel("speed-up")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 plot.show(fig, alt="Computed speed-up against the number of devices. Weak scaling: NVLink, up to "
-                   "its 8 devices, near the perfect line, InfiniBand below it, 10 Gb Ethernet far "
-                   "below. Strong scaling: NVLink gains little, the networks lose.")
+                   "its 8 devices, nearest to the perfect line, InfiniBand below it, 10 Gb Ethernet "
+                   "far below. Strong scaling: NVLink gains little, the networks lose.")
 
 # %% [markdown]
 # All of it is computed from data sheets, and each step is as fast as its floor; nothing overlaps.
@@ -1482,7 +1482,7 @@ for plain_run, fast_run in zip(curves["plain"], curves["fast"], strict=True):
             assert abs(a - b) < tolerance * max(1, abs(a)), (key, a, b)
         a, b = (torch.tensor(run[key][FINAL // 2 :]).mean() for run in (plain_run, fast_run))
         if runtime.profile() != "smoke":  # the course, once the beginning is over
-            assert abs(a - b) < 0.2 * a, (key, a, b)
+            assert abs(a - b) < (0.5 if "dtype" in kept else 0.2) * a, (key, a, b)
 other_seed = abs(curves["plain"][0]["d_loss"][0] - curves["plain"][1]["d_loss"][0])
 same_seed = abs(curves["plain"][0]["d_loss"][0] - curves["fast"][0]["d_loss"][0])
 assert same_seed < other_seed  # another seed must be told from rounding
