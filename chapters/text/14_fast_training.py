@@ -140,8 +140,8 @@ def make(step=plain_step, batches=loaded, fused=None, layout=torch.contiguous_fo
 # ## Where this chapter is heading
 #
 # In grey the loop above; below it the course's own, `train.train_gan`. They play the same game on
-# the same pictures. In this one short run each, one is faster. Section 14.1 says why you should
-# not trust such a picture, and 14.10 draws it again.
+# the same pictures. This is one short run of each: 14.1 says why you should not trust such a
+# picture, and 14.10 draws it again.
 
 # %%
 few = runtime.budget(smoke=2, cpu=16, gpu=200)
@@ -1300,8 +1300,8 @@ for ax, weak in zip(axes, (True, False), strict=True):
 axes[0].set_ylabel("speed-up")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 plot.show(fig, alt="Computed speed-up against the number of devices. Weak scaling: NVLink, up to "
-                   "its 8 devices, nearest to the perfect line, InfiniBand below it, 10 Gb Ethernet "
-                   "far below. Strong scaling: NVLink gains little, the networks lose.")
+                   "its 8 devices, nearest to the perfect line, InfiniBand below it, 10 Gb "
+                   "Ethernet far below. Strong scaling: NVLink gains little, the networks lose.")
 
 # %% [markdown]
 # All of it is computed from data sheets, and each step is as fast as its floor; nothing overlaps.
@@ -1401,8 +1401,8 @@ plot.show(fig, alt="Read back from the tracker's file: the two losses against th
 # %%
 # checkpoint: what was saved is what comes back; the file tells what the history tells
 _, back = checkpoint.load_latest(folder)
-for name, tensor in state["generator"].items():
-    assert torch.equal(back["generator"][name], tensor)
+for name, tensor in state["parts"]["generator"].items():
+    assert torch.equal(back["parts"]["generator"][name], tensor)
 assert size > 3 * 4 * weights
 told = dict(zip(history["step"], history["d_loss"], strict=True))
 for at, value in tracked.get("d_loss", []):
