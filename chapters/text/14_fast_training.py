@@ -153,7 +153,6 @@ times.append(time.perf_counter())
 train.train_gan(images, *new_pair(), steps=few, batch_size=BATCH, progress=False)
 times.append(time.perf_counter())
 
-# %%
 rates = [few * BATCH / (times[1] - times[0]), few * BATCH / (times[2] - times[1])]
 fig, ax = plt.subplots(figsize=(5.4, 1.5))
 ax.barh(["as first written", "train.train_gan"], rates, color=["0.7", plot.THIRD])
@@ -807,7 +806,7 @@ x_real, z = images.batch(STEPS, BATCH), torch.randn(BATCH, Z_DIM, device=DEVICE)
 d_flow = flat_gradient(D, losses.discriminator_loss(D(x_real), D(G(z).detach())))
 g_flow = flat_gradient(G, losses.generator_loss(D(G(z))))
 
-# %%
+
 def damaged(g, scale):
     """Share of the gradients (not 0) that float16 changes by more than 1 %, or makes infinite."""
     g = g[g != 0]
