@@ -973,6 +973,11 @@ else:
 # copied *into* the recorded places. The package has it as `fast.Graphed`: `train_gan(graph=True)`.
 
 # %%
+import warnings
+
+warnings.filterwarnings("ignore", message=".*capturable=True")  # said of steps not recorded
+
+
 def graphed(step, x_example, warm_up=3):
     """step(x) → dict of scalars, as a function that replays one CUDA graph."""
     x_static = x_example.clone()  # the graph will always read from this place
@@ -1009,11 +1014,8 @@ def graphable_loop():
     return one
 
 # %%
-import warnings
-
-print("On a GPU only, here:", DEVICE.type)
+print("graph against eager:", "measured" if DEVICE.type == "cuda" else "there is no GPU here")
 if DEVICE.type == "cuda":
-    warnings.filterwarnings("ignore", message=".*capturable=True")  # said of steps not recorded
     x = images.batch(0, BATCH)
     eager, replay = graphable_loop(), graphed(graphable_loop(), x)
     ratios = compare(lambda: eager(x), lambda: replay(x))
