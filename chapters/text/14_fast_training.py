@@ -503,9 +503,9 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 # single input or output channel lie further left. How far below the roof a dot lies is what its
 # kernel wastes (or, on a GPU, its launch).
 #
-# A dot may lie *above* the roof: a cache may help, many GPUs convolve float32 in a
-# faster format (TF32), and some convolutions take a shortcut with fewer multiplications. So the
-# roof is an estimate: what *we* saw at best.
+# A dot may lie *above* the roof: a cache may help, many GPUs convolve float32 in a faster format
+# (TF32), and some convolutions take a shortcut with fewer multiplications. So the roof is an
+# estimate: what *we* saw at best.
 #
 # The **floor of the step** is the sum over all layers of the larger of their two times.
 
@@ -1084,8 +1084,8 @@ plot.show(fig, alt="Error of the accumulated gradient against the number of piec
 # can use a norm that looks at one picture alone (GroupNorm, LayerNorm), or accept that $k$ small
 # batches are another training.
 #
-# The price is time: $k$ forward and backward passes for one step. What the figure does not say is
-# whether the other training is worse.
+# One step then takes $k$ forward and backward passes. What the figure does not say is whether the
+# other training is worse.
 
 # %%
 # checkpoint: equal without BatchNorm; the two usual slips are seen: no division, no zero_grad
@@ -1178,8 +1178,7 @@ dist.destroy_process_group()
 
 # %% [markdown]
 # A **launcher** starts the processes and tells each who it is and where to meet the others.
-# PyTorch brings `torchrun`; from Python it is `python -m torch.distributed.run --nproc_per_node=2
-# …`.
+# PyTorch brings one: `python -m torch.distributed.run --nproc_per_node=2 …`, or `torchrun` for short.
 #
 # Accelerate has one, too, and the course's command works with both:
 #
@@ -1560,8 +1559,8 @@ print(f"mean logit of generated pictures: beside real ones {beside:.2f}, alone {
 
 # %% [markdown]
 # Already the first loss is another one: it is another *function*. And with one pass the sum falls
-# below the line. So D gives the same pictures *two*
-# logits: one beside real pictures, in its own turn, and one alone, in G's turn (last line).
+# below the line. So D gives the same pictures *two* logits: one beside real pictures, in its own
+# turn, and one alone, in G's turn (last line).
 #
 # With two passes, each kind is brought to mean 0 and variance 1 by *itself*. With one pass the
 # difference between the kinds stays in the batch, and D uses it. In G's turn it is not there: G
