@@ -1178,7 +1178,7 @@ dist.destroy_process_group()
 
 # %% [markdown]
 # A **launcher** starts the processes and tells each who it is and where to meet the others.
-# PyTorch brings one: `python -m torch.distributed.run --nproc_per_node=2 …`, or `torchrun` for short.
+# PyTorch brings one: `python -m torch.distributed.run --nproc_per_node=2 …`, for short `torchrun`.
 #
 # Accelerate has one, too, and the course's command works with both:
 #
