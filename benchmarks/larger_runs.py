@@ -2,11 +2,12 @@
 
     python benchmarks/larger_runs.py       # seconds; writes the tables of larger_runs.md
 
-Reads the counts of a step, and where there are any its measured times, from results/floor-*.json
-and results/processes-*.json (see floor.py, processes.py); all other numbers are the published ones
-below, with their sources.
+The model is `gencourse.scaling`, the one of chapter 14. If a GPU has measured the step
+(results/floor-cuda.json, see floor.py), its rates and its distance from the floor are used, else
+those of a data sheet. The page's last table is from results/processes-*.json (processes.py).
 """
 
+import functools
 import json
 import math
 import re
@@ -15,25 +16,19 @@ from pathlib import Path
 import report
 from report import RESULTS
 
+from gencourse import nets, scaling
+from gencourse.scaling import LINKS
+
 PAGE = Path(__file__).with_suffix(".md")
 STEP = "DCGAN 64×64×3 width 64, batch 128"  # of floor.py
-BATCH = 128
+SIZE, CHANNELS, BATCH = 64, 3, 128
 PRECISION = "bfloat16"
-
-# Of an NVIDIA H200 SXM, from its data sheet: bfloat16 without sparsity, memory.
-PUBLISHED = {"matmul": 989e12, "copy": 4.8e12}
 NVIDIA = "[NVIDIA H200](https://www.nvidia.com/en-us/data-center/h200/)"
 CONNECTX = "[ConnectX-7](https://docs.nvidia.com/networking/display/ConnectX7VPI/Introduction)"
 NCCL = "[NCCL, tuning.cc](https://github.com/NVIDIA/nccl/blob/master/src/graph/tuning.cc)"
-LINKS = {  # bytes/s in one direction for each GPU; seconds of one hop in a ring and in a tree
-    "NVLink 4": {"rate": 450e9, "ring": 3.4e-6, "tree": 4.0e-6, "source": NVIDIA},
-    "InfiniBand NDR, 400 Gb/s": {"rate": 50e9, "ring": 14e-6, "tree": 14e-6, "source": CONNECTX},
-    "Ethernet, 100 Gb/s": {"rate": 12.5e9, "ring": 14e-6, "tree": 14e-6, "source": "its name"},
-    "Ethernet, 10 Gb/s": {"rate": 1.25e9, "ring": 14e-6, "tree": 14e-6, "source": "its name"},
-}
-SIZES = {"the course's DCGAN": None, "100 M weights": 1e8, "1 B weights": 1e9}
+SOURCES = dict(zip(LINKS, (NVIDIA, CONNECTX, "its name", "its name"), strict=True))
+WIDTHS = {"the course's DCGAN, width 64": 64, "width 288": 288, "width 928": 928}
 GPUS = (2, 8, 64)
-IN_ONE_MACHINE = 8  # GPUs that NVLink joins in the usual server
 
 
 def results(name):
@@ -46,113 +41,75 @@ def results(name):
 
 
 def one_gpu():
-    """The step of floor.py: dict of its counts, the rates, and the step over its floor.
+    """One GPU: dict of pi and beta, its rates, and over, a step's time over its floor.
 
-    Without a GPU's results: published rates, and a step that is as fast as its floor.
+    Without a GPU's results: the rates of a data sheet, and a step that is as fast as its floor.
     """
+    _, pi, beta = scaling.MACHINES["H200"]
+    gpu = {"pi": pi, "beta": beta, "over": 1.0, "measured": None}
     found = results("floor")
-    if found is None:
-        raise SystemExit("Run floor.py first: nothing is known about the step.")
-    # On a GPU several precisions are measured, on a CPU this one is only counted.
-    row = next(r for r in found["rows"] if r["step"] == STEP and r["precision"] == PRECISION)
-    step = dict(row["counted"]) | {"over": 1.0, "measured": None, "rates": PUBLISHED}
-    if found["kind"] == "cuda":
-        rates = {"matmul": found["matmul_flops"][PRECISION], "copy": found["copy_bytes"]}
-        step |= {"rates": rates, "measured": row["step [ms]"], "over": row["× every operation"]}
-    return step
+    if found is not None and found["kind"] == "cuda":
+        row = next(r for r in found["rows"] if r["step"] == STEP and r["precision"] == PRECISION)
+        gpu |= {"pi": found["matmul_flops"][PRECISION], "beta": found["copy_bytes"]}
+        gpu["measured"] = row["step [ms]"]
+        gpu["over"] = row["step [ms]"] / (1000 * compute_seconds(gpu, 64, BATCH))
+    return gpu
 
 
-def grown(step, weights):
-    """The step of nets so wide that they have so many weights; None leaves them as they are.
-
-    Twice the width means four times the weights and FLOPs, and twice the activations.
-    """
-    now = step["weights_g"] + step["weights_d"]
-    factor = 1.0 if weights is None else weights / now
-    optimizer = 4 * (8 * now + 2 * step["weights_g"])  # as in floor.py
-    return step | {
-        "weights_g": step["weights_g"] * factor,
-        "weights_d": step["weights_d"] * factor,
-        "flops": step["flops"] * factor,
-        "activations": (step["bytes"] - optimizer) * factor**0.5,
-        "optimizer": optimizer * factor,
-    }
+@functools.cache
+def counts(width, batch):
+    return scaling.account(SIZE, CHANNELS, width, batch)
 
 
-def compute_seconds(step, batch):
-    """Seconds of a step without communication for so many pictures on one GPU.
-
-    The floor (FLOPs and activations grow with the batch, the optimizer's bytes don't), times what
-    the measured step takes over its floor.
-    """
-    share, rates = batch / BATCH, step["rates"]
-    moved = step["activations"] * share + step["optimizer"]
-    return step["over"] * max(step["flops"] * share / rates["matmul"], moved / rates["copy"])
+def compute_seconds(gpu, width, batch):
+    """Seconds of a step without communication, for so many pictures on one GPU."""
+    rows = counts(width, batch)
+    return gpu["over"] * scaling.floor(rows, gpu["pi"], gpu["beta"], number_bytes=2)
 
 
-def all_reduce_seconds(size, n, link):
-    """Seconds to sum `size` bytes over n GPUs: by a ring or by a tree, whichever is faster.
-
-    Ring: every GPU sends 2(n − 1) pieces of size/n, one after the other. Tree: up and down again,
-    log₂ n hops each way, the whole message through every link twice.
-    """
-    if n == 1:
-        return 0.0
-    ring = 2 * (n - 1) * (size / n / link["rate"] + link["ring"])
-    tree = 2 * (size / link["rate"] + math.ceil(math.log2(n)) * link["tree"])
-    return min(ring, tree)
+def gradients(width):
+    """Bytes of the two messages of a step: the float32 gradients of G and of D."""
+    return [4 * row["moved"] // 7 for row in counts(width, BATCH) if row["layer"] == "Adam"]
 
 
-def gradient_seconds(step, n, link):
-    """Both nets' float32 gradients, one message each, after the backward pass."""
-    return sum(all_reduce_seconds(4 * step[key], n, link) for key in ("weights_g", "weights_d"))
+def gradient_seconds(width, n, link):
+    return sum(scaling.all_reduce_seconds(size, n, link) for size in gradients(width))
 
 
+@functools.cache
 def batch_norm_messages():
-    """How many sums over all GPUs synchronised BatchNorm needs in a step.
-
-    One in each forward and one in each backward pass of a layer: G runs once, D three times (real,
-    generated, and generated again for G), and each of these passes goes back once.
-    """
-    from torch import nn
-
-    from gencourse import nets
-
-    layers = [
-        sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
-        for net in (nets.DCGANGenerator(64, 3, width=4), nets.DCGANDiscriminator(64, 3, width=4))
-    ]
-    return 2 * (layers[0] + 3 * layers[1])
+    pair = nets.DCGANGenerator(SIZE, CHANNELS, width=4), nets.DCGANDiscriminator(SIZE, CHANNELS, 4)
+    return scaling.batch_norm_messages(*pair)
 
 
 def batch_norm_seconds(n, link):
-    """Their messages are a few kB: it is the hops that take the time."""
-    return batch_norm_messages() * all_reduce_seconds(4_096, n, link)
+    return scaling.step_seconds(0.0, [], n, link, batch_norm_messages())
 
 
-def step_seconds(step, batch, n, link, synchronised=True):
-    """Seconds of a step in which each of n GPUs has so many pictures."""
-    seconds = compute_seconds(step, batch) + gradient_seconds(step, n, link)
-    return seconds + (batch_norm_seconds(n, link) if synchronised else 0.0)
+def step_seconds(gpu, width, batch, n, link):
+    """Seconds of a step in which each of n GPUs has so many pictures, BatchNorm synchronised."""
+    compute = compute_seconds(gpu, width, batch)
+    return scaling.step_seconds(compute, gradients(width), n, link, batch_norm_messages())
 
 
-def reaches(name, n):
-    return name != "NVLink 4" or n <= IN_ONE_MACHINE
-
-
-def pays_up_to(step, link, reach=1_024, per_gpu=None):
-    """The most GPUs (powers of two) that each still do half of what one does alone; "1": none do.
+def pays_up_to(gpu, width, link, per_gpu=None):
+    """The most GPUs (powers of two) that each still do half of what one does alone; 1: none do.
 
     per_gpu: pictures for each GPU; None: BATCH pictures shared by all.
     """
-    alone, best, n = compute_seconds(step, per_gpu or BATCH), 1, 2
-    while n <= min(reach, BATCH if per_gpu is None else reach):
-        together = step_seconds(step, per_gpu or BATCH / n, n, link)
+    alone, best, n = compute_seconds(gpu, width, per_gpu or BATCH), 1, 2
+    while n <= reach(link, per_gpu):
+        together = step_seconds(gpu, width, per_gpu or BATCH // n, n, link)
         share = alone / together / (1 if per_gpu else n)
         if share < 0.5:
             break
         best, n = n, 2 * n
     return best
+
+
+def reach(link, per_gpu=None):
+    """How many GPUs we look at: those that a link joins, 1,024, and one picture each."""
+    return min(link["most"], 1_024, BATCH if per_gpu is None else math.inf)
 
 
 # The page's tables --------------------------------------------------------------------------------
@@ -167,70 +124,78 @@ def table(rows):
 
 
 def link_rows():
+    def hops(link, way):
+        if way not in link:
+            return "–"
+        return " / ".join(f"{1e6 * seconds:.3g}" for seconds in link[way].values())
+
     return [
         {
             "link": name,
             "GB/s, one way": link["rate"] / 1e9,
-            "a hop in a ring [µs]": link["ring"] * 1e6,
-            "in a tree [µs]": link["tree"] * 1e6,
-            "source of the rate": link["source"],
+            "a hop in a ring [µs]": hops(link, "ring"),
+            "in a tree [µs]": hops(link, "tree"),
+            "joins at most": "any number" if link["most"] == math.inf else link["most"],
+            "source of the rate": SOURCES[name],
         }
         for name, link in LINKS.items()
     ]
 
 
-def step_rows(steps):
+def step_rows(gpu):
     rows = []
-    for name, step in steps.items():
-        measured = step["measured"] if name == next(iter(steps)) else None
+    for name, width in WIDTHS.items():
+        found = counts(width, BATCH)
+        measured = gpu["measured"] if width == 64 else None
         rows.append(
             {
                 "nets": name,
-                "weights [M]": (step["weights_g"] + step["weights_d"]) / 1e6,
-                "TFLOP": step["flops"] / 1e12,
-                "GB moved": (step["activations"] + step["optimizer"]) / 1e9,
-                "step used below [ms]": 1000 * compute_seconds(step, BATCH),
+                "weights [M]": sum(gradients(width)) / 4e6,
+                "TFLOP": sum(r["flops"] for r in found if r["products"]) / 1e12,
+                "GB moved": 2 * sum(r["moved"] for r in found) / 1e9,
+                "step used below [ms]": 1000 * compute_seconds(gpu, width, BATCH),
                 "measured [ms]": measured or "not measured",
             }
         )
     return rows
 
 
-def communication_rows(steps):
+def cells(link, value):
+    """One cell of a table for each number of GPUs: `value(n)`, or a dash out of reach."""
+    return {n: value(n) if n <= link["most"] else "–" for n in GPUS}
+
+
+def communication_rows():
     rows = []
-    for name, step in steps.items():
+    for name, width in WIDTHS.items():
         for link_name, link in LINKS.items():
+            found = cells(link, lambda n, w=width, k=link: 1000 * gradient_seconds(w, n, k))
             row = {"nets": name, "link": link_name}
-            for n in GPUS:
-                seconds = gradient_seconds(step, n, link)
-                row[f"{n} GPUs [ms]"] = 1000 * seconds if reaches(link_name, n) else "–"
-            rows.append(row)
+            rows.append(row | {f"{n} GPUs [ms]": value for n, value in found.items()})
     for link_name, link in LINKS.items():
+        found = cells(link, lambda n, k=link: 1000 * batch_norm_seconds(n, k))
         row = {"nets": f"BatchNorm, {batch_norm_messages()} messages", "link": link_name}
-        for n in GPUS:
-            seconds = batch_norm_seconds(n, link)
-            row[f"{n} GPUs [ms]"] = 1000 * seconds if reaches(link_name, n) else "–"
-        rows.append(row)
+        rows.append(row | {f"{n} GPUs [ms]": value for n, value in found.items()})
     return rows
 
 
-def speed_rows(steps, per_gpu):
+def speed_rows(gpu, per_gpu):
     """Pictures per second over those of one GPU, and up to where each still does half.
 
     per_gpu: pictures for each GPU; None: BATCH pictures shared by all.
     """
     rows = []
-    for name, step in steps.items():
+    for name, width in WIDTHS.items():
+        alone = compute_seconds(gpu, width, per_gpu or BATCH)
         for link_name, link in LINKS.items():
             row = {"nets": name, "link": link_name}
-            alone = compute_seconds(step, per_gpu or BATCH)
             for n in GPUS:
-                together = step_seconds(step, per_gpu or BATCH / n, n, link)
+                together = step_seconds(gpu, width, per_gpu or BATCH // n, n, link)
                 faster = alone / together * (n if per_gpu else 1)
-                row[f"{n} GPUs"] = f"{faster:.3g}×" if reaches(link_name, n) else "–"
-            reach = IN_ONE_MACHINE if link_name == "NVLink 4" else 1_024
-            best = pays_up_to(step, link, reach, per_gpu)
-            more = "" if best < reach else " or more" if reach > IN_ONE_MACHINE else " (all)"
+                row[f"{n} GPUs"] = f"{faster:.3g}×" if n <= link["most"] else "–"
+            best = pays_up_to(gpu, width, link, per_gpu)
+            more = "" if best < reach(link, per_gpu) else " or more"
+            more = " (all)" if best == link["most"] else more
             rows.append(row | {"pays up to": f"{best}{more}"})
     return rows
 
@@ -257,27 +222,34 @@ def processes_text():
 
 def parts():
     """Name of the marker → what belongs between it and its end."""
-    step = one_gpu()
-    steps = {name: grown(step, weights) for name, weights in SIZES.items()}
-    if step["measured"] is None:
+    gpu = one_gpu()
+    if gpu["measured"] is None:
         basis = (
-            "**On a GPU not measured yet.** The step is taken to be as fast as its floor (see "
-            f"`floor.py`) at the rates of an H200's data sheet, {PUBLISHED['matmul'] / 1e12:.0f} "
-            f"TFLOP/s and {PUBLISHED['copy'] / 1e12:.1f} TB/s ({NVIDIA}): the best that could be. "
-            "A slower step makes communication weigh less."
+            "**On a GPU not measured yet.** Each layer is taken to be as fast as its floor at the "
+            f"rates of an H200's data sheet, {gpu['pi'] / 1e12:.0f} TFLOP/s and "
+            f"{gpu['beta'] / 1e12:.1f} TB/s ({NVIDIA}), with two bytes for each number: the best "
+            "that could be. A slower step makes communication weigh less."
         )
     else:
         basis = (
-            f"Measured on a GPU: {step['measured']:.3g} ms, {step['over']:.3g} times its floor; "
+            f"Measured on a GPU: {gpu['measured']:.3g} ms, {gpu['over']:.3g} times its floor; "
             "the larger nets are taken to be as near to theirs."
         )
+    shares = ", ".join(
+        f"{name}: {share:g} of the rate, {1e6 * start:.1f} µs"
+        for name, (share, start) in scaling.PROTOCOLS.items()
+    )
+    about = (
+        f"Hops for {NCCL}'s three protocols, {' / '.join(scaling.PROTOCOLS)}. They differ in the "
+        f"share of the rate and in the time to start, too ({shares})."
+    )
     return {
         "basis": basis,
-        "links": table(link_rows()) + f"\n\nHops: the constants of {NCCL}, protocol Simple.",
-        "steps": table(step_rows(steps)),
-        "communication": table(communication_rows(steps)),
-        "shared": table(speed_rows(steps, None)),
-        "each": table(speed_rows(steps, BATCH)),
+        "links": f"{table(link_rows())}\n\n{about}",
+        "steps": table(step_rows(gpu)),
+        "communication": table(communication_rows()),
+        "shared": table(speed_rows(gpu, None)),
+        "each": table(speed_rows(gpu, BATCH)),
         "processes": processes_text(),
     }
 

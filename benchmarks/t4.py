@@ -271,8 +271,9 @@ def chapter_14(c):
     turns = (c.ROUNDS + 2) * c.PER_TURN
     return [
         Work("14.1–14.5: trials in turns, float32", lean, turns * 2, 11),
-        Work("losses compared", lean, "STEPS", 3),
+        Work("losses compared", lean, "STEPS", 1),
         Work("the race", lean, "FINAL", 6),
+        Work("one pass against two", lean, "BROKEN", 6),
         Work("watched", gan(c["images"], *dcgan(28, 1, c.WIDTH), batch_size=c.BATCH), "WATCHED"),
     ]
 

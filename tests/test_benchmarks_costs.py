@@ -16,6 +16,8 @@ import larger_runs  # noqa: E402
 import loops  # noqa: E402
 import switches  # noqa: E402
 
+from gencourse import scaling  # noqa: E402
+
 
 def moved(operation, *arguments):
     """Bytes of one of torch's operations, asked without the mode that sees them all."""
@@ -42,30 +44,17 @@ def test_what_backward_keeps_is_counted_once():
     assert kept.total() == 16  # x twice is one piece of memory; w is a weight
 
 
-def test_one_message_between_two_gpus():
-    link = {"rate": 1e9, "ring": 1e-6, "tree": 1e-6}
-    seconds = larger_runs.all_reduce_seconds(1e6, 2, link)
-    assert seconds == pytest.approx(2 * (0.5e6 / 1e9 + 1e-6))  # half there, half back
-    assert larger_runs.all_reduce_seconds(1e6, 1, link) == 0
-    # A tiny message over many GPUs takes the tree: 2 · log₂ 64 hops instead of 126.
-    assert larger_runs.all_reduce_seconds(4, 64, link) == pytest.approx(12e-6, rel=0.01)
+def test_the_page_and_chapter_14_have_one_model():
+    gpu = larger_runs.one_gpu() | dict(zip(("pi", "beta"), (9e14, 5e12), strict=True))
+    rows = scaling.account(64, 3, 64, 128)
+    assert larger_runs.compute_seconds(gpu, 64, 128) == scaling.floor(rows, 9e14, 5e12, 2)
+    for link in scaling.LINKS.values():
+        assert larger_runs.step_seconds(gpu, 64, 128, 1, link) == scaling.floor(rows, 9e14, 5e12, 2)
+    slow = list(scaling.LINKS.values())[-1]
+    assert larger_runs.pays_up_to(gpu, 64, slow) == 1 < larger_runs.pays_up_to(gpu, 64, FREE)
 
 
-STEP = {
-    **{"weights_g": 5e6, "weights_d": 2e6, "flops": 6e11, "bytes": 4e9},
-    **{"over": 1.0, "measured": None, "rates": larger_runs.PUBLISHED},
-}
-
-
-def test_faster_links_help_and_twice_the_width_is_four_times_the_work():
-    step = larger_runs.grown(STEP, None)
-    links = list(larger_runs.LINKS.values())
-    times = [larger_runs.step_seconds(step, 16, 8, link) for link in links]
-    assert times == sorted(times)
-    wide = larger_runs.grown(STEP, 4 * 7e6)
-    assert wide["flops"] == pytest.approx(4 * step["flops"])
-    assert wide["activations"] == pytest.approx(2 * step["activations"])
-    assert larger_runs.pays_up_to(step, links[-1]) == 1
+FREE = {"rate": 1e18, "most": 4, "ring": dict.fromkeys(scaling.PROTOCOLS, -1e-5)}  # no cost at all
 
 
 def test_the_page_has_a_place_for_every_table():
@@ -76,10 +65,6 @@ def test_the_page_has_a_place_for_every_table():
     assert larger_runs.filled(once, {"links": "| links |"}) == once
     with pytest.raises(ValueError, match="0 places"):
         larger_runs.filled(text, {"nowhere": ""})
-
-
-def test_synchronised_batch_norm_sends_once_each_way():
-    assert larger_runs.batch_norm_messages() == 2 * (4 + 3 * 3)
 
 
 def test_each_switch_is_added_and_taken_away_once():

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "fast": {"runtime"},
     "ranks": {"runtime"},
+    "scaling": {"nets"},
     "tracker": {"runtime"},
     "run": {"checkpoint", "ranks", "runtime", "tracker"},
     "train": {"losses", "run", "data", "runtime", "checkpoint", "fast", "ranks", "tracker"},

@@ -85,7 +85,7 @@ def race(stopwatch):
     for side in (128, 256, 512):
         seconds = stopwatch(product(side), time.perf_counter, synchronise, warm_up=3, repeats=21)
         print(f"{side:4}² × {side:3}²: {1e6 * seconds:9.1f} µs, {2e-9 * side**3 / seconds:10,.1f} "
-              "GFLOP/s")  # fmt: skip
+              "GFLOP/s")
     synchronise()
 
 
@@ -210,16 +210,16 @@ check("conv_floor", conv_floor)
 fig, ax = plt.subplots(figsize=(5.6, 2.9))
 for (name, (x_shape, w_shape)), style in zip(layers.items(), ("-", "--", ":"), strict=True):
     per_picture = [1e9 * conv_floor((b, *x_shape), w_shape, 2, 1, 2, PI, BETA)[2] / b
-                   for b in batches]  # fmt: skip
+                   for b in batches]
     ax.loglog(batches, per_picture, style, color=plot.THIRD, label=name)
 ax.set_xscale("log", base=2)
 ax.set(xlabel="batch size", ylabel="floor per picture [ns]")
 ax.legend(title="channels", fontsize=8)
 plot.show(fig, alt="Floor per picture against batch size: flat for the first layer; for the last "
-          "it falls as 1/B down to the middle one's line, then both are flat.")  # fmt: skip
+          "it falls as 1/B down to the middle one's line, then both are flat.")
 flops, moved, _ = conv_floor((1, 256, 8, 8), (512, 256, 4, 4), 2, 1, 2, PI, BETA)
 print(f"one picture through the last layer: {flops / moved:.0f} FLOP per byte; the ridge is at "
-      f"{PI / BETA:.0f}")  # fmt: skip
+      f"{PI / BETA:.0f}")
 
 # %% [markdown]
 # The last layer reads millions of weights whether one picture comes or a hundred: its floor *per
@@ -321,7 +321,7 @@ ax.plot(mine, "--", color=plot.THIRD, label="float16 with your step")
 ax.set(xlabel="step", ylabel="mean squared error", ylim=(0, None))
 ax.legend(fontsize=8)
 plot.show(fig, alt="Error against the step. float32 falls; float16 without a scale gets stuck; "
-          "with the scale it falls as float32 does, some skipped steps later.")  # fmt: skip
+          "with the scale it falls as float32 does, some skipped steps later.")
 skipped = sum(b < a for a, b in zip([2.0**40, *scales], scales, strict=False))
 print(f"{skipped} steps skipped; then the scale stays at 2^{torch.tensor(scale).log2():.0f}")
 
@@ -335,7 +335,7 @@ print(f"{skipped} steps skipped; then the scale stays at 2^{torch.tensor(scale).
 #
 # *warm-up · 10 minutes · `rank_rows`*
 #
-# N processes are to take *the same step* as one (14.7 of the chapter): together they use exactly
+# N processes are to take *the same step* as one (14.8 of the chapter): together they use exactly
 # the pictures of the global batch, each picture once. `order`: (L,) int64, the epochs' permutations
 # laid end to end, as `images.indices` has them: one process uses B numbers of it per step, one
 # batch after the other.
@@ -380,7 +380,7 @@ ax.imshow(owner, cmap=ListedColormap(colours), vmin=0, vmax=4, aspect="auto")
 ax.axhline(2.5, color="0.3", linewidth=1)
 ax.set(xlabel="picture", ylabel="step", yticks=range(6))
 plot.show(fig, alt="Six steps by 24 pictures, coloured by rank: eight pictures a step, two per "
-          "rank; within three steps, an epoch, each picture is used once.")  # fmt: skip
+          "rank; within three steps, an epoch, each picture is used once.")
 
 # %% [markdown]
 # Above the line is one epoch, below it the next: in each, every column has one colour. Is the mean
@@ -405,7 +405,7 @@ def farthest(batch, parts):
 for B in (8, 9):
     means, weighted = farthest(torch.arange(B), torch.arange(B).tensor_split(4))
     print(f"B = {B}, N = 4: mean of the ranks' gradients off by {means:.0e}, weighted "
-          f"{weighted:.0e}")  # fmt: skip
+          f"{weighted:.0e}")
 
 # %% [markdown]
 # With nine pictures the plain mean is another gradient. One can weigh; simpler is to refuse, and
@@ -493,7 +493,7 @@ activations = F.conv2d(x_train[:64], torch.randn(8, 1, 5, 5), stride=4)  # (64, 
 alone = F.batch_norm(activations, None, None, training=True)
 per_rank = [1, 2, 4, 8, 16, 32]
 own = [torch.cat([F.batch_norm(x, None, None, training=True) for x in activations.split(n)])
-       for n in per_rank]  # fmt: skip
+       for n in per_rank]
 
 # %%
 check("global_batch_norm", global_batch_norm)
@@ -507,7 +507,7 @@ ax.set_xscale("log", base=2)
 ax.set(xlabel="pictures per rank", ylabel="off by (root mean square)")
 ax.legend(fontsize=8)
 plot.show(fig, alt="Difference from BatchNorm in one process: with each rank alone some "
-          "tenths, slowly falling as shares grow; over all ranks only rounding noise.")  # fmt: skip
+          "tenths, slowly falling as shares grow; over all ranks only rounding noise.")
 print(f"with {per_rank[0]} and {per_rank[-1]} pictures per rank, over all ranks: off by "
       f"{(shared[0] - alone).abs().max():.1e} and {(shared[-1] - alone).abs().max():.1e}")
 
