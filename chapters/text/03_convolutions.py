@@ -160,8 +160,8 @@ def show_window(i, j):
         text = f"{value:.1f}\n×{8 * w[u, v]:.0f}/8"
         colour = "k" if value > 0 else "w"
         axes[1].text(v, u, text, ha="center", va="center", fontsize=9, color=colour)
-    axes[0].add_patch(plt.Rectangle((j - 0.5, i - 0.5), 3, 3, fill=False, color=plot.FAKE, lw=2))
-    axes[2].add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, color=plot.FAKE, lw=2))
+    axes[0].add_patch(plt.Rectangle((j - 0.5, i - 0.5), 3, 3, fill=False, color=plot.FOURTH, lw=2))
+    axes[2].add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, color=plot.FOURTH, lw=2))
     axes[2].set_title(f"y[{i}, {j}] = {y_loops[i, j]:.2f}")
     return fig
 
@@ -687,7 +687,7 @@ field = 2 * n + 1
 for ax, name in zip(axes, ("equal weights", "random, ReLU"), strict=False):
     bell = bells[name][0]
     plot.grid((2 * bell / bell.max() - 1)[None, None], ax=ax, title=name)
-    ax.add_patch(plt.Rectangle((9.5, 9.5), field, field, fill=False, color=plot.FAKE, linewidth=1))
+    ax.add_patch(plt.Rectangle((9.5, 9.5), field, field, fill=False, color=plot.FOURTH, linewidth=1))
 colours = (plot.THIRD, plot.FOURTH, "k")
 for (name, several), colour in zip(profiles.items(), colours, strict=True):
     for number, profile in enumerate(several):
@@ -870,8 +870,8 @@ assert table["k = 4, s = 2"][1] > 0.5 and table["resize, k = 3"][1] < 1e-4
 
 # %% [markdown]
 # Next comes ReLU. As often as $y$ is positive it is negative, by symmetry, so ReLU removes **half**
-# of the mean square. One layer with its ReLU multiplies the mean square by $\tfrac12 n v$. A stack
-# of $L$ layers multiplies it by
+# of the mean square. (LeakyReLU with slope $a$ leaves $\tfrac12(1 + a^2)$ of it.) One layer with
+# its ReLU multiplies the mean square by $\tfrac12 n v$. A stack of $L$ layers multiplies it by
 #
 # $$\left(\tfrac12\,n\,v\right)^L.$$
 #
@@ -914,20 +914,20 @@ signal["0.02 with BatchNorm"] = [sizes(0.02, seed, norm=True) for seed in range(
 # %%
 fig, ax = plt.subplots(figsize=(7.5, 3.4))
 depth = torch.arange(1, LAYERS + 1)
-colours = (plot.FOURTH, "k", "C0", plot.THIRD, "C1")
+colours = (plot.FOURTH, "k", "C4", plot.THIRD, "0.6")
 for (name, several), colour in zip(signal.items(), colours, strict=True):
     for number, line in enumerate(several):
         ax.semilogy(depth, line, color=colour, linewidth=1.3, label=None if number else name)
 for std in STARTS.values():  # nothing has cut the first layer's input yet, so no half there
     theory = math.sqrt(FAN_IN) * std * (0.5 * FAN_IN * std**2) ** ((depth - 1) / 2)
-    ax.semilogy(depth, theory, color="0.5", linestyle=":", linewidth=2, zorder=0)
-ax.plot([], [], color="0.5", linestyle=":", label="the formula")
+    ax.semilogy(depth, theory, color="0.3", linestyle=":", linewidth=2, zorder=0)
+ax.plot([], [], color="0.3", linestyle=":", linewidth=2, label="the formula")
 ax.set(xlabel="layer", ylabel="root mean square", xticks=range(1, LAYERS + 1, 3))
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plot.show(
     fig,
     alt="Size of the numbers behind each of twenty layers, five seeds each, on a logarithmic axis: "
-    "straight lines that lie on the dotted formula. Twice He rises by orders of magnitude, He "
+    "nearly straight lines that follow the dotted formula. Twice He rises by orders of magnitude, He "
     "stays level, the default and 0.02 fall by many orders. 0.02 with BatchNorm is level at one.",
 )
 for name, several in signal.items():
@@ -940,18 +940,17 @@ for name, several in signal.items():
 # keep the size within a factor of a few. Both smaller starts lose several orders of magnitude.
 #
 # Backwards the same sum runs over a layer's *outputs*. So gradients shrink or grow by the same kind
-# of power.
+# of power; the next section measures it.
 #
-# **What the figure does not say:** that a level size is enough to train. The next section shows
-# that it is not. And it is about the start only; nothing here holds the size during training,
+# **What the figure does not say:** that a level size is enough to train. (It is not, as the next
+# section shows.) And it is about the start only; nothing here holds the size during training,
 # except BatchNorm.
 
 # %% [markdown]
 # **What BatchNorm changes.** It divides each channel by its spread, so a factor in the weights
 # cancels: $\mathrm{BN}(c\,w * x) = \mathrm{BN}(w * x)$. In the figure, 0.02 with BatchNorm is
 # level: no power of anything is left. Differentiate both sides by $w$: the gradient at $c\,w$ is
-# $c$ times *smaller*. Small weights are moved by larger gradients, so a small start does not stay
-# behind.
+# $c$ times *smaller*. So small weights get larger gradients.
 #
 # **Why DCGAN's 0.02 works.** DCGAN draws *all* weights with standard deviation 0.02, whatever the
 # fan-in, and has BatchNorm nearly everywhere. Let us compare with He.
@@ -967,13 +966,14 @@ for channels in (3, 64, 128, 256, 512, 1024):
 
 # %% [markdown]
 # For wide layers, 0.02 *is* about He's value (DCGAN's own nets had up to 1,024 channels). In
-# narrower ones, such as ours, it is too small by a factor of a few per layer, and BatchNorm makes
-# up for it. Two layers have no BatchNorm: D's first and G's last. There 0.02 gives small numbers,
-# once, not a power of them: D starts undecided, and G starts near grey, where tanh is nearly
-# straight and its gradient is large.
+# narrower ones, such as ours in chapter 05, it is too small: divide the table by 0.02. There
+# BatchNorm makes up for it. Two layers have no BatchNorm: D's first and G's last. Here 0.02 gives
+# small numbers, but once, not a power of them: D starts undecided, and G starts near grey, where
+# tanh is nearly straight.
 #
-# So the rule "0.02" rests on the rule "BatchNorm". Take BatchNorm out and 0.02 becomes the falling
-# line of the figure. [Chapter 04](04_first_gan.ipynb) and [chapter 05](05_dcgan.ipynb) do it.
+# So the rule "0.02" rests on the rule "BatchNorm". Without BatchNorm it becomes the falling line of
+# the figure. [Chapter 04](04_first_gan.ipynb) takes BatchNorm out of a net with PyTorch's default,
+# [chapter 05](05_dcgan.ipynb) out of one with 0.02.
 
 # %%
 # checkpoint: the formula by Monte Carlo, in the stack, and against torch's own initialiser
@@ -1105,7 +1105,7 @@ learned = {kind: [learn(kind, seed) for seed in SEEDS] for kind in ("plain, He",
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
-for kind, colour in zip(KINDS, ("C2", plot.FOURTH, plot.THIRD, "0.5"), strict=True):
+for kind, colour in zip(KINDS, ("k", plot.FOURTH, plot.THIRD, "0.6"), strict=True):
     for number, (gradients, _) in enumerate(starts[kind]):
         left.semilogy(gradients, color=colour, linewidth=0.8, label=None if number else kind)
 for kind, colour in (("plain, He", plot.FOURTH), ("residual, He", plot.THIRD)):
@@ -1127,12 +1127,12 @@ for kind, several in learned.items():
     print(f"{kind:13} loss at the end:", "  ".join(f"{x[-20:].mean():.2f}" for x in several))
 
 # %% [markdown]
-# With PyTorch's default start nothing reaches the first layer. With He's weights the plain stack's
-# gradient is small but not gone; still its loss lags behind, with every seed. The table's last
-# column shows what else is wrong: the maps of *different* pictures become almost the same. Each
-# ReLU layer brings inputs closer together, and there is little left to tell apart. In the residual
-# stack $h$ is carried along, and pictures stay different. (Without the factor its gradients are
-# huge: the doubling.)
+# With PyTorch's default start practically nothing reaches the first layer. With He's weights the
+# plain stack's gradient is small, but not gone. Still its loss lags behind, with every seed. The
+# table's last column shows what else is wrong: at the end of the stack the maps of *different*
+# pictures are almost the same, so little is left to tell apart. In the residual stack $h$ is
+# carried along, and pictures stay more different. (Without the factor its gradients are huge: the
+# doubling.)
 #
 # **What this does not say:** that plain deep nets can't be trained. We tried one depth, one rate, a
 # short time, no BatchNorm. Our classifier, next, has five layers and does without.
@@ -1300,7 +1300,7 @@ smooth = max(1, STEPS // 40)
 plot.curves(history, ["loss"], ax=axes[0], smooth=smooth)
 axes[0].set_yscale("log")
 plot.curves(history, ["accuracy"], ax=axes[1], smooth=smooth, ylabel="share right in the batch")
-axes[1].axhline(accuracy, color=plot.FAKE, linestyle="--", label="unseen, at the end")
+axes[1].axhline(accuracy, color=plot.FOURTH, linestyle="--", label="unseen, at the end")
 axes[1].set_ylim(min(0.75, 0.9 * accuracy), 1.0)
 axes[1].legend(fontsize=8)
 plot.show(
