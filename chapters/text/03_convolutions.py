@@ -687,7 +687,7 @@ field = 2 * n + 1
 for ax, name in zip(axes, ("equal weights", "random, ReLU"), strict=False):
     bell = bells[name][0]
     plot.grid((2 * bell / bell.max() - 1)[None, None], ax=ax, title=name)
-    ax.add_patch(plt.Rectangle((9.5, 9.5), field, field, fill=False, color=plot.FOURTH, linewidth=1))
+    ax.add_patch(plt.Rectangle((9.5, 9.5), field, field, fill=False, color=plot.FOURTH))
 colours = (plot.THIRD, plot.FOURTH, "k")
 for (name, several), colour in zip(profiles.items(), colours, strict=True):
     for number, profile in enumerate(several):
@@ -927,8 +927,8 @@ ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plot.show(
     fig,
     alt="Size of the numbers behind each of twenty layers, five seeds each, on a logarithmic axis: "
-    "nearly straight lines that follow the dotted formula. Twice He rises by orders of magnitude, He "
-    "stays level, the default and 0.02 fall by many orders. 0.02 with BatchNorm is level at one.",
+    "nearly straight lines that follow the dotted formula. Twice He rises by orders of magnitude, "
+    "He stays level, the default and 0.02 fall by many orders. 0.02 with BatchNorm is level at 1.",
 )
 for name, several in signal.items():
     last = ", ".join(f"{line[-1]:.1e}" for line in several)
@@ -1060,9 +1060,11 @@ class Deep(nn.Module):
 def new_deep(kind, seed):
     torch.manual_seed(seed)
     net = Deep(residual="residual" in kind)
-    for layer in [net.first, *net.layers] if "default" in kind else []:
-        layer.reset_parameters()  # PyTorch's default start
-    net.factor = 1.0 if "no factor" in kind else net.factor
+    if "default" in kind:
+        for layer in [net.first, *net.layers]:
+            layer.reset_parameters()  # PyTorch's default start
+    if "no factor" in kind:
+        net.factor = 1.0
     return net
 
 
