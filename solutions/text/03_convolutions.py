@@ -214,8 +214,9 @@ def transposed_conv2d(y, w, stride, padding):
 check("transposed_conv2d", transposed_conv2d)
 
 even = torch.ones(1, 1, 6, 6)
-sheets = {f"{k} × {k}": transposed_conv2d(even, torch.ones(1, 1, k, k), 2, 1)[0, 0]
-          for k in (3, 4, 5)}  # fmt: skip
+sheets = {}
+for k in (3, 4, 5):
+    sheets[f"{k} × {k}"] = transposed_conv2d(even, torch.ones(1, 1, k, k), 2, 1)[0, 0]
 show_maps(sheets, "Painted by 3×3 and 5×5 kernels a chequerboard; by 4×4 even, but for the rim.")
 for name, x in sheets.items():
     print(f"{name}: values inside {sorted({int(v) for v in x[4:8, 4:8].flatten()})}")
