@@ -205,11 +205,8 @@ kaiming = without_norm()
 for layer in kaiming:
     if isinstance(layer, nn.Linear):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # variance 2 / fan-in
-spreads = {
-    "with BatchNorm": spread(make_generator(shape, Z_DIM, WIDTH)),
-    "without": spread(without_norm()),
-    "without, Kaiming weights": spread(kaiming),
-}
+with_norm, without = spread(make_generator(shape, Z_DIM, WIDTH)), spread(without_norm())
+spreads = {"with BatchNorm": with_norm, "without": without, "Kaiming weights": spread(kaiming)}
 
 # %%
 fig, ax = plt.subplots(figsize=(5.5, 3))
@@ -227,9 +224,10 @@ print(f"{end / end_without:.0f} times less")
 # %% [markdown]
 # **What the figure says.** With PyTorch's first weights and no BatchNorm, every layer shrinks the
 # differences between inputs. All $z$ start close to one and the same grey picture, and each further
-# layer would bring them closer. BatchNorm gives each hidden unit spread one before its ReLU. Kaiming
-# weights mend the start too.
-#
+# layer would bring them closer. BatchNorm gives each hidden unit spread one before its ReLU.
+# Kaiming weights mend the start too.
+
+# %% [markdown]
 # *During* training there is a difference. With BatchNorm the spread before each ReLU is $|\gamma|$,
 # whatever the weights below it do. Kaiming weights promise nothing after the first step.
 #
@@ -322,7 +320,8 @@ plot.show(fig, alt="The same eight digits twice: once black and white, once pale
 #
 # **What they don't say:** that BatchNorm in $D$ is always bad. Deeper down it can help, and
 # [chapter 05](05_dcgan.ipynb) uses it there, but never behind the first layer.
-#
+
+# %% [markdown]
 # Now dropout. In training, each hidden unit is set to zero with probability $p = 0.3$, drawn anew
 # each time. The units that stay on are multiplied by $1/(1-p)$, so that the *mean* of each unit is
 # what it would be without dropout. In eval mode all units are on, and nothing is multiplied.
@@ -390,7 +389,6 @@ torch.manual_seed(0)
 my_logits = mine[1](x_real.cpu())
 torch.manual_seed(0)
 torch.testing.assert_close(my_logits, package[1](x_real.cpu()))
-assert my_logits.shape == (BATCH,)
 on = nn.Dropout(DROPOUT)(torch.ones(100_000))  # a new module is in training mode
 assert abs(on.mean() - 1) < 0.02 and abs(on.max() - 1 / (1 - DROPOUT)) < 1e-5
 assert torch.isfinite(F.softplus(logits)).all() and torch.isinf(-torch.log(D_of_x[0]))
@@ -430,7 +428,6 @@ fig, ax = plt.subplots()
 ax.plot(a, F.softplus(-a), color=plot.REAL, label="D on a real picture: −log D")
 ax.plot(a, F.softplus(a), color=plot.FAKE, label="D on a generated one: −log(1 − D)")
 ax.plot(a, F.softplus(-a), "k:", label="G on its own picture: −log D")
-ax.axhline(math.log(2), color="0.7", linewidth=1)
 ax.set(xlabel="logit a of the picture", ylabel="loss [nats]")
 ax.legend()
 plot.show(fig, alt="Two mirrored softplus curves that cross at logit 0 and height log 2.")
@@ -579,10 +576,11 @@ print(f"20 steps: {1e3 * seconds:.0f} ms with detach, {1e3 * leaky_seconds:.0f} 
 # `Run` wraps around the loop and does the bookkeeping: a progress bar, the history of what we log,
 # pictures of the fixed noise, checkpoints. It decides nothing about the training. Without it, write
 # `for step in range(STEPS):` and leave out `run.log`.
-#
+
+# %% [markdown]
 # The rate of both optimizers is constant for the first half, then falls evenly to zero. Each step
-# of Adam moves the weights by about the rate, also when only noise pushes them. Small last steps let
-# the weights settle. (Chapter 02 gave the judge the larger rate. Here both have the same;
+# of Adam moves the weights by about the rate, also when only noise pushes them. Small last steps
+# let the weights settle. (Chapter 02 gave the judge the larger rate. Here both have the same;
 # section 4.7 shows whether one leaves the other behind.)
 #
 # **Predict:** what appears first in the pictures: the place of the ink, the strokes, or whole
@@ -596,7 +594,6 @@ g_opt = torch.optim.Adam(G.parameters(), lr=LR, betas=BETAS)
 d_opt = torch.optim.Adam(D.parameters(), lr=LR, betas=BETAS)
 before = pictures(G, noise)
 
-# %%
 run = Run(
     runtime.run_folder("04_first_gan"),
     settings={"data": DATA, "steps": STEPS, "width": WIDTH, "dropout": DROPOUT, "lr": LR},
@@ -665,7 +662,8 @@ plot.show(fig, alt="Six rows of the same seven noises: grey at first, then blots
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.2))
 plot.grid(images_test.batch(0, 32), ax=axes[0], title="real")
 plot.grid(pictures(G, noise[:32]), ax=axes[1], title="generated")
-plot.show(fig, alt="32 real digits beside 32 generated ones: many of these can be read, some are broken.")
+plot.show(fig, alt="32 real digits beside 32 generated ones: many of these can be read, some are "
+          "broken.")
 
 # %% [markdown]
 # **What the figures say.** First the ink gathers in the middle, then strokes appear, then
@@ -726,7 +724,6 @@ half = len(x_test) // 2  # the first half sets the limit, the second half tests 
 limit = feature_distance(x_test[:half]).quantile(0.95)
 
 
-# %%
 def readable(x):
     """Share of pictures of which the judge is sure and which look to it like a real digit."""
     return (sure(x) & (feature_distance(x) <= limit)).float().mean().item()
@@ -795,7 +792,6 @@ def smooth(values, length):
     return F.avg_pool1d(torch.tensor(values)[None, None], length, stride=1)[0, 0]
 
 
-# %%
 def draw_losses(ax, history, window):
     references = {"d_loss": (plot.THIRD, 2 * math.log(2)), "g_loss": (plot.FAKE, math.log(2))}
     for key, (colour, level) in references.items():
@@ -815,14 +811,13 @@ axes[0].set_ylim(0, 3)
 axes[1].plot(history["step"][window - 1 :], smooth(history["d_accuracy"], window), color=plot.THIRD)
 axes[1].axhline(0.5, color="0.6", linestyle=":")
 axes[1].set(xlabel="step", ylabel="share D gets right", ylim=(0, 1))
-plot.show(fig, alt="After a short struggle both losses drift slowly, near their dotted lines; "
-          "D's accuracy stays above a half, far from one.")
+plot.show(fig, alt="Both losses drift slowly near dotted lines; D's accuracy is above a half.")
 
 # %% [markdown]
 # **What the figure says.** After a short struggle both losses change little; they drift slowly.
 # (Dotted: $2\log 2$ for $D$, $\log 2$ for $G$, what an undecided $D$ would give.) As long as $L_D$
-# is below its line, $D$ is better than a coin. $L_G$ does not fall to zero, and should not: each step
-# that improves one network makes the other's task harder.
+# is below its line, $D$ is better than a coin. $L_G$ does not fall to zero, and should not: each
+# step that improves one network makes the other's task harder.
 #
 # **What it does not say:** that nothing happens on the level stretch. $L_G$ measures $G$ with a
 # ruler, $D$, which is itself being trained. Equal numbers at different times are readings of
@@ -840,7 +835,6 @@ curves = {k: smooth(history[k], window)[thin] for k in ("d_loss", "g_loss")}
 at_steps = torch.tensor(history["step"][window - 1 :])[thin]
 
 
-# %%
 def look(moment):
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6), width_ratios=[1, 1.3])
     left.plot(at_steps, curves["d_loss"], color=plot.THIRD, label="d_loss")
@@ -867,7 +861,6 @@ last = readings[STEPS]
 early = min((s for s in moments if s <= STEPS // 20), key=lambda s: math.dist(readings[s], last))
 readable_at = {s: readable(at(s)) for s in moments}
 
-# %%
 fig, axes = plt.subplots(2, 1, figsize=(5.5, 4.2), sharex=True)
 for key, colour in (("d_loss", plot.THIRD), ("g_loss", plot.FAKE)):
     axes[0].plot(history["step"][window - 1 :], smoothed[key], color=colour, label=key)
@@ -877,8 +870,8 @@ axes[1].plot(moments, list(readable_at.values()), color="black")
 axes[1].axhline(shares["real, held-out"], color=plot.REAL, linestyle=":", label="real")
 axes[1].set(xlabel="step", ylabel="readable share", ylim=(0, 1))
 axes[1].legend()
-plot.show(fig, alt="Above, two nearly level loss curves; below, the readable share of the same run, "
-          "which climbs.")
+plot.show(fig, alt="Above, two nearly level loss curves; below, the readable share of the same "
+          "run, which climbs.")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 1.4))
@@ -890,8 +883,8 @@ plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots
 
 # %% [markdown]
 # **What the figures say.** Compare the two pairs of losses with the two grids, and with the two
-# readable shares. The losses are near each other, the pictures are not. So don't call a GAN finished
-# because its loss curves are flat, and don't compare two GANs by their losses.
+# readable shares. The losses are near each other, the pictures are not. So don't call a GAN
+# finished because its loss curves are flat, and don't compare two GANs by their losses.
 #
 # What losses are good for: they show a *breakdown*. $L_D$ near zero while $L_G$ climbs: $D$ has
 # won. Both near zero: a bug. Both exactly on their dotted lines, or a sudden jump that stays: look
@@ -905,6 +898,8 @@ D.eval()
 with torch.no_grad():
     per_real, per_fake = F.softplus(-D(x_test)), F.softplus(D(x_new))  # (N,) and (N,) nats
 D.train()
+
+# %%
 held_out = (per_real.mean() + per_fake.mean()).item()
 error = math.sqrt((per_real.var() + per_fake.var()).item() / len(x_test))  # standard error of L_D
 print(f"held-out L_D = {held_out:.3f} ± {error:.3f} nats")
@@ -959,7 +954,6 @@ def nearest(x):
     return (x - images.images(index)).square().flatten(1).mean(1).sqrt(), index  # not rounded
 
 
-# %%
 how_many = min(250, len(images_test))
 from_new, index_new = nearest(x_new[:how_many])
 from_test, _ = nearest(x_test[:how_many])
@@ -998,8 +992,8 @@ for name, value in medians.items():
 #
 # **What it does not say:** that there is *no* copying. See the last row: a copier that shifts every
 # picture by one pixel is not caught so easily. Its distance is that of an honest picture. Pixel
-# distance can't see a shift, and it favours blur. [Chapter 07](07_evaluation.ipynb) looks with better
-# distances.
+# distance can't see a shift, and it favours blur. [Chapter 07](07_evaluation.ipynb) looks with
+# better distances.
 
 # %%
 # checkpoint: the search agrees with the package's slower, exact one; the copier is caught
@@ -1049,7 +1043,6 @@ for step in range(SHORT_STEPS):
     mse_history["step"].append(step + 1)
     mse_history["mse"].append(mse.item())
 
-# %%
 everything = images.images(torch.arange(min(10_000, len(images))))
 floor = (everything - mean_picture).square().sum(dim=(1, 2, 3)).mean().item()
 
@@ -1086,8 +1079,8 @@ print(f"readable: MSE generator {readable(made_by_mse):.0%}, GAN {readable(made_
 # **What the numbers say.** The MSE generator's pictures are nearly the average picture, with only a
 # small rest of spread over $z$: the derivation, measured. Now the last column. By squared error
 # against random partners, the blur scores best and the GAN is worse. *Real pictures* score twice
-# the floor: the floor is one variance, and two independent pictures bring one variance each. By this
-# loss, real pictures are worse than a blur. So it can't teach anybody to make real pictures.
+# the floor: the floor is one variance, and two independent pictures bring one variance each. By
+# this loss, real pictures are worse than a blur. It can't teach anybody to make real ones.
 #
 # **What they don't say:** that squared error is always wrong. The mistake is the random partner.
 # When each $z$ *belongs* to one $x$, squared error makes sense: [chapter 08](08_vae.ipynb) gets $z$
@@ -1109,20 +1102,19 @@ if runtime.profile() != "smoke":
 # ## 4.10 Three losses for the generator
 #
 # **Question.** Chapter 02 found two losses for $G$: $\log(1-D)$, which is the minimax game itself,
-# and $-\log D$. A third one is *least squares* (LSGAN). It takes the logit $a$ as a plain number, and
-# asks for 1 on real and 0 on generated pictures:
+# and $-\log D$. A third one is *least squares* (LSGAN). It takes the logit $a$ as a plain number,
+# and asks for 1 on real and 0 on generated pictures:
 #
 # $$L_D = \tfrac12\mathbb E_p\big[(a - 1)^2\big] + \tfrac12\mathbb E_q\big[a^2\big],
 # \qquad L_G = \tfrac12\mathbb E_q\big[(a - 1)^2\big].$$
 #
 # This is a squared error again, but of $D$'s *answer*, not of pixels. It needs no random partner.
 #
-# Does the choice matter on digits? **Predict:** a generated picture has the logit $-4$. Which of the
-# three losses pushes it hardest, and which hardly at all?
+# Does the choice matter on digits? **Predict:** a generated picture has the logit $-4$. Which of
+# the three losses pushes it hardest, and which hardly at all?
 
 # %%
-def saturating_loss(fake_logits):
-    return -F.softplus(fake_logits).mean()  # log(1 − D)
+saturating_loss = losses.generator_loss_saturating  # log(1 − D), from chapter 02
 
 
 def least_squares_d(real_logits, fake_logits):
@@ -1174,12 +1166,19 @@ by_loss = {
     "log(1−D)": [short_run(seed, g_objective=saturating_loss) for seed in SEEDS],
     "least squares": [short_run(seed, least_squares_d, least_squares_g) for seed in SEEDS],
 }
+for name, runs in by_loss.items():
+    parts = sorted(run_of_seed["readable"] for run_of_seed in runs)
+    print(f"{name:14} readable, three seeds: {', '.join(f'{part:.1%}' for part in parts)}")
 
 # %%
 a = torch.linspace(-6, 3, 91)
 D_of_a = torch.sigmoid(a)
 pushes = {"−log D": D_of_a - 1, "log(1−D)": -D_of_a, "least squares": a - 1}
-looks = {"−log D": (plot.FAKE, "-"), "log(1−D)": ("black", "--"), "least squares": (plot.FOURTH, ":")}
+looks = {
+    "−log D": (plot.FAKE, "-"),
+    "log(1−D)": ("black", "--"),
+    "least squares": (plot.FOURTH, ":"),
+}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3), width_ratios=[1.3, 1])
 for name, (colour, line) in looks.items():
     left.plot(a, pushes[name], line, color=colour, label=name)
@@ -1192,19 +1191,14 @@ right.set(ylabel=f"readable after {SHORT_STEPS:,} steps", ylim=(0, None))
 plot.show(fig, alt="Left, three gradients against the logit: on the far left least squares is "
           "strong, -log D near -1, log(1-D) near 0. Right, three dots for each loss.")
 
-# %%
-for name, runs in by_loss.items():
-    parts = sorted(run_of_seed["readable"] for run_of_seed in runs)
-    print(f"{name:14} readable, three seeds: {', '.join(f'{part:.1%}' for part in parts)}")
-
 # %% [markdown]
 # **What the figure says.** On the left: where $D$ is sure ($a$ far below 0), $\log(1-D)$ hardly
 # pushes, $-\log D$ pushes with strength near 1, and least squares harder the farther. Above $a = 1$
 # least squares pushes *back*. On the right each dot is one seed. A gap between two losses counts
 # only if it is clearly larger than the distances between dots of *one* loss.
 #
-# A weak push does not have to mean bad pictures: Adam divides every gradient by its own running size
-# (chapter 02).
+# A weak push does not have to mean bad pictures: Adam divides every gradient by its own running
+# size (chapter 02).
 
 # %% [markdown]
 # **What it does not say:** which loss is best after a long training. These runs are short, and all
@@ -1221,7 +1215,6 @@ D_of_a = torch.sigmoid(a.detach())
 torch.testing.assert_close(slopes["−log D"], D_of_a - 1)
 torch.testing.assert_close(slopes["log(1−D)"], slopes["−log D"] * a.detach().exp())
 torch.testing.assert_close(slopes["LS"], a.detach() - 1)
-torch.testing.assert_close(losses.generator_loss_saturating(a), saturating_loss(a))
 
 # %% [markdown]
 # ## 4.11 Break it
@@ -1252,7 +1245,6 @@ def sigmoid_twice_g(fake_logits):
     return g_loss_of(torch.sigmoid(fake_logits))
 
 
-# %%
 trials = {
     "correct": by_loss["−log D"],
     "1 no detach": [short_run(seed, detach=False) for seed in SEEDS],
@@ -1272,9 +1264,9 @@ for row, (name, runs) in enumerate(trials.items()):
     plot.grid(runs[0]["pictures"], columns=4, ax=right)
 axes[0, 0].legend(ncols=2, fontsize=8)
 axes[-1, 0].set(xlabel="step", ylabel="loss [nats]")
-plot.show(fig, alt="Five rows of losses and samples of the first seed. Correct and no detach: rough "
-          "digits. One optimizer: noise under calm losses. Wrong D loss: both at zero, noise. "
-          "Sigmoid twice: losses on the dotted lines, no digits.")
+plot.show(fig, alt="Five rows of losses and samples of the first seed. Correct and no detach: "
+          "rough digits. One optimizer: noise under calm losses. Wrong D loss: both at zero, "
+          "noise. Sigmoid twice: losses on the dotted lines, no digits.")
 
 # %%
 tail = max(1, SHORT_STEPS // 10)
@@ -1369,6 +1361,8 @@ if runtime.profile() != "smoke":
 #   we use it in $G$ alone.
 # - Srivastava et al. 2014, *Dropout*, JMLR 15: random masks. *We differ:* a smaller rate, only in
 #   $D$.
+
+# %% [markdown]
 # - Radford et al. 2016, *DCGAN*, arXiv:1511.06434: tanh, LeakyReLU 0.2, Adam with $\beta_1 = 0.5$.
 #   *We differ:* no convolutions yet, and a larger learning rate.
 # - Kingma & Ba 2015, *Adam*, arXiv:1412.6980. *We differ:* $\beta_1 = 0.5$, and the rate falls to
