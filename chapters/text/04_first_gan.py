@@ -17,7 +17,7 @@
 
 # %% [markdown]
 # **After this chapter you can** write the whole training loop of a GAN and say what each line is
-# for · read its two losses, and name what they can't tell you · recognise by their symptoms five
+# for · read its two losses, and name what they can't tell you · recognise by their symptoms four
 # mistakes that run without an error message.
 #
 # **You need** [chapter 02](02_minimax.ipynb): the value function, $D^*$, and why the generator
@@ -174,15 +174,15 @@ def make_generator(image_shape, z_dim, width):
 # $z$ shrink?
 
 # %% [markdown]
-# Why should it shrink at all? A unit adds up $n$ inputs $x_i$; $n$ is called the **fan-in**. The
-# first weights $w_i$ are drawn independently, with mean 0 and variance $v$, so the mixed terms
-# average to zero:
+# Why should it shrink at all? [Chapter 03](03_convolutions.ipynb) works with the same rule: a unit
+# adds up $n$ inputs $x_i$; $n$ is its **fan-in**. The first weights $w_i$ are drawn independently,
+# with mean 0 and variance $v$, so the mixed terms average to zero:
 #
 # $$\mathbb E\Big[\big(\textstyle\sum_i w_i x_i\big)^2\Big] = n\,v\;\mathbb E[x^2].$$
 #
 # PyTorch's `nn.Linear` draws evenly from $\pm 1/\sqrt n$. Then $v = 1/(3n)$, and a layer leaves a
 # *third* of the mean square. ReLU sets the negative half to zero, so a *sixth* is left. With
-# $v = 2/n$ (*Kaiming* weights) the two factors cancel. We draw that as a third line.
+# $v = 2/n$ (*Kaiming*, or He, initialisation) the two factors cancel. We draw that as a third line.
 
 # %%
 def spread(net):
@@ -206,7 +206,7 @@ for layer in kaiming:
     if isinstance(layer, nn.Linear):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # variance 2 / fan-in
 with_norm, without = spread(make_generator(shape, Z_DIM, WIDTH)), spread(without_norm())
-spreads = {"with BatchNorm": with_norm, "without": without, "Kaiming weights": spread(kaiming)}
+spreads = {"with BatchNorm": with_norm, "without": without, "without, Kaiming": spread(kaiming)}
 
 # %%
 fig, ax = plt.subplots(figsize=(5.5, 3))
@@ -215,7 +215,7 @@ for (label, values), colour in zip(spreads.items(), colours, strict=True):
     ax.plot(["hidden 1", "hidden 2", "picture"], values, "o-", color=colour, label=label)
 ax.set(ylabel="spread over z", yscale="log")
 ax.legend()
-plot.show(fig, alt="With BatchNorm and with Kaiming weights the spread stays high; without "
+plot.show(fig, alt="With BatchNorm and with Kaiming initialisation the spread stays high; without "
           "either, it falls at every layer.")
 end, end_without = spreads["with BatchNorm"][-1], spreads["without"][-1]
 print(f"spread of the picture: {end:.3f} with BatchNorm, {end_without:.3f} without,", end=" ")
@@ -229,7 +229,8 @@ print(f"{end / end_without:.0f} times less")
 
 # %% [markdown]
 # *During* training there is a difference. With BatchNorm the spread before each ReLU is $|\gamma|$,
-# whatever the weights below it do. Kaiming weights promise nothing after the first step.
+# whatever the weights below it do. Kaiming
+# initialisation promises nothing after the first step.
 #
 # **What it does not say:** which of the two trains better. We train with BatchNorm only.
 #
@@ -578,10 +579,10 @@ print(f"20 steps: {1e3 * seconds:.0f} ms with detach, {1e3 * leaky_seconds:.0f} 
 # `for step in range(STEPS):` and leave out `run.log`.
 
 # %% [markdown]
-# The rate of both optimizers is constant for the first half, then falls evenly to zero. Each step
-# of Adam moves the weights by about the rate, also when only noise pushes them. Small last steps
-# let the weights settle. (Chapter 02 gave the judge the larger rate. Here both have the same;
-# section 4.7 shows whether one leaves the other behind.)
+# The rate of both optimizers is constant for the first half, then it falls evenly to zero. Adam
+# moves each weight by something like the rate, even when only noise pushes it. The hope is that
+# small last steps let the weights settle; we don't compare here. (Chapter 02 gave the judge the
+# larger rate. Here both have the same. Section 4.7 shows whether one leaves the other behind.)
 #
 # **Predict:** what appears first in the pictures: the place of the ink, the strokes, or whole
 # digits?
@@ -596,7 +597,7 @@ before = pictures(G, noise)
 
 run = Run(
     runtime.run_folder("04_first_gan"),
-    settings={"data": DATA, "steps": STEPS, "width": WIDTH, "dropout": DROPOUT, "lr": LR},
+    settings={"data": DATA, "steps": STEPS, "z": Z_DIM, "width": WIDTH, "lr": LR, "seed": SEED},
     batch_size=BATCH,
     sample=lambda: pictures(G, noise),
     sample_every=SAMPLE_EVERY,
@@ -748,8 +749,8 @@ for name, x in rulers.items():
 
 # %% [markdown]
 # **What the numbers say.** The first four rows test the ruler. Real digits pass, noise does not.
-# But two digits on top of each other, which nobody could read, still pass rather often. So the
-# ruler is *generous*: between that row and the first one lies the room in which it can be trusted.
+# But two digits on top of each other, which should not count, still pass rather often. So the ruler
+# is *generous*. Trust it for differences between the third row and the first, and not below.
 # The last row is the share for our generator, in this one training.
 #
 # **What they don't say:** how varied the readable ones are. A generator that draws one perfect
@@ -769,7 +770,7 @@ assert all(math.isfinite(v) for v in run.history["g_loss"]) and len(run.history[
 if runtime.profile() != "smoke":
     assert after < start / 2
     assert shares["noise"] < 0.05 < 0.85 < shares["real, held-out"]
-    assert shares["generated, after training"] > 0.4 > 0.1 > shares["generated, before training"]
+    assert shares["generated, after training"] > 0.3 > 0.1 > shares["generated, before training"]
 
 # %% [markdown]
 # ## 4.7 Reading the losses
@@ -987,25 +988,25 @@ for name, value in medians.items():
 
 # %% [markdown]
 # **What the figure says.** The nearest real digits look related, and are not the same pictures. In
-# the table, our generated pictures are not nearer to the training set than held-out real ones are.
-# The third row shows that the test works: a generator that copies is caught.
+# the table, our generated pictures are about as far from the training set as held-out real ones, or
+# farther. The third row shows that the test works: a generator that copies is caught.
 #
 # **What it does not say:** that there is *no* copying. See the last row: a copier that shifts every
-# picture by one pixel is not caught so easily. Its distance is that of an honest picture. Pixel
+# picture by one pixel is not caught. Its distance is like that of a new picture. Pixel
 # distance can't see a shift, and it favours blur. [Chapter 07](07_evaluation.ipynb) looks with
 # better distances.
 
 # %%
 # checkpoint: the search agrees with the package's slower, exact one; the copier is caught
 distances, indices = evaluate.nearest_neighbours(x_new[:8], known)
-mine = (x_new[:8, None] - known[indices[:, 0]][:, None]).square().flatten(1).mean(1).sqrt()
+mine = (x_new[:8] - known[indices[:, 0]]).square().flatten(1).mean(1).sqrt()
 torch.testing.assert_close(mine.cpu(), distances[:, 0].float().cpu() / math.sqrt(pixels))
 assert (from_new[:8] <= mine + 1e-3).all()  # the nearest of all is never farther
 d, i = nearest(images.images([3, len(images) - 1]))
 assert d.max() == 0 and torch.equal(images.images(i), images.images([3, len(images) - 1]))
 if runtime.profile() != "smoke":
     assert medians["copies with a little noise"] < 0.5 * medians["held-out real"]
-    assert medians["generated"] > medians["held-out real"]
+    assert medians["generated"] > 0.8 * medians["held-out real"]
     assert medians["copies, one pixel to the right"] > medians["copies with a little noise"] * 3
 
 # %% [markdown]
