@@ -187,7 +187,8 @@ def make_generator(image_shape, z_dim, width):
 # %%
 def spread(net):
     """Standard deviation over z, averaged over units, behind each ReLU and behind tanh."""
-    h, found = torch.randn(512, Z_DIM), []
+    h = torch.randn(512, Z_DIM)
+    found = []
     for layer in net:
         h = layer(h)
         if isinstance(layer, nn.ReLU | nn.Tanh):
@@ -229,8 +230,7 @@ print(f"{end / end_without:.0f} times less")
 
 # %% [markdown]
 # *During* training there is a difference. With BatchNorm the spread before each ReLU is $|\gamma|$,
-# whatever the weights below it do. Kaiming
-# initialisation promises nothing after the first step.
+# whatever the weights below it do. Kaiming initialisation promises nothing after the first step.
 #
 # **What it does not say:** which of the two trains better. We train with BatchNorm only.
 #
@@ -737,7 +737,7 @@ x_held = x_test[half:]
 rulers = {
     "real, held-out": x_held,
     "real, its pixels shuffled": x_held.flatten(1)[:, order].view_as(x_held),
-    "two real ones on top of each other": torch.maximum(x_held, x_held.roll(1, 0)),
+    "two real ones on top of each other": torch.maximum(x_held, x_held.roll(1, dims=0)),
     "noise": pure_noise,
     "generated, before training": before,
     "generated, after training": x_new,
@@ -750,8 +750,8 @@ for name, x in rulers.items():
 # %% [markdown]
 # **What the numbers say.** The first four rows test the ruler. Real digits pass, noise does not.
 # But two digits on top of each other, which should not count, still pass rather often. So the ruler
-# is *generous*. Trust it for differences between the third row and the first, and not below.
-# The last row is the share for our generator, in this one training.
+# is *generous*: a share at or below that of the third row means little. The last row is the share
+# for our generator, in this one training.
 #
 # **What they don't say:** how varied the readable ones are. A generator that draws one perfect
 # digit again and again would have 100 %. [Chapter 07](07_evaluation.ipynb) builds better measures.
