@@ -883,9 +883,10 @@ for ax, s in zip(axes, (early, STEPS), strict=True):
 plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots, then digits.")
 
 # %% [markdown]
-# **What the figures say.** Compare the two pairs of losses with the two grids, and with the two
-# readable shares. The losses are near each other, the pictures are not. So don't call a GAN
-# finished because its loss curves are flat, and don't compare two GANs by their losses.
+# **What the figures say.** In this one run, compare the two pairs of losses with the two grids, and
+# with the two readable shares. The losses are near each other, the pictures are not. One such case
+# is enough for two rules: don't call a GAN finished because its loss curves are flat, and don't
+# compare two GANs by their losses.
 #
 # What losses are good for: they show a *breakdown*. $L_D$ near zero while $L_G$ climbs: $D$ has
 # won. Both near zero: a bug. Both exactly on their dotted lines, or a sudden jump that stays: look
@@ -908,12 +909,12 @@ print(f"JS(p, q) ≥ {math.log(2) - held_out / 2:.3f} ± {error / 2:.3f} nats", 
 print(f"(the largest possible JS is log 2 = {math.log(2):.3f})")
 
 # %% [markdown]
-# **What the numbers say.** At least so much difference is left, for $D$ has found it. (± is the
-# standard error. If the bound is not clearly above it, this $D$ proves nothing.)
+# **What the numbers say.** ± is the standard error. If the bound is well above its own, at least so
+# much difference is left: $D$ has found it. If not, this $D$ proves nothing.
 #
-# **What it does not say:** how much there is. A *small* bound can mean a good generator, or a weak
-# judge, and this judge is small, blurred by dropout and always one step behind. The pictures above
-# decide which: your eye still tells them apart.
+# **What they don't say:** how much difference there is. A *small* bound can mean a good generator,
+# or a weak $D$; and this $D$ is small, was blurred by dropout in training, and had little time. The
+# pictures above decide: can your eye still tell them apart?
 
 # %%
 # checkpoint: the bound on a case with a known answer, two overlapping boxes
@@ -992,9 +993,9 @@ for name, value in medians.items():
 # farther. The third row shows that the test works: a generator that copies is caught.
 #
 # **What it does not say:** that there is *no* copying. See the last row: a copier that shifts every
-# picture by one pixel is not caught. Its distance is like that of a new picture. Pixel
-# distance can't see a shift, and it favours blur. [Chapter 07](07_evaluation.ipynb) looks with
-# better distances.
+# picture by one pixel is not caught like that. Compare its number with the first row's. Pixel distance
+# does not recognise a shifted picture, and it favours blur. [Chapter 07](07_evaluation.ipynb) looks
+# with better distances.
 
 # %%
 # checkpoint: the search agrees with the package's slower, exact one; the copier is caught
