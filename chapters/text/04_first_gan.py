@@ -891,7 +891,8 @@ plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots
 # What losses are good for: they show a *breakdown*. $L_D$ near zero while $L_G$ climbs: $D$ has
 # won. Both near zero: a bug. Both exactly on their dotted lines, or a sudden jump that stays: look
 # closer. Section 4.11 shows the second and the third.
-#
+
+# %% [markdown]
 # One more honest use. For **any** $D$, $\ \mathrm{JS}(p, q) \ge \log 2 - L_D/2$. On pictures that
 # $D$ was not trained on, this is a lower bound for how far $q$ still is from $p$.
 
@@ -993,9 +994,9 @@ for name, value in medians.items():
 # farther. The third row shows that the test works: a generator that copies is caught.
 #
 # **What it does not say:** that there is *no* copying. See the last row: a copier that shifts every
-# picture by one pixel is not caught like that. Compare its number with the first row's. Pixel distance
-# does not recognise a shifted picture, and it favours blur. [Chapter 07](07_evaluation.ipynb) looks
-# with better distances.
+# picture by one pixel is not caught like that. Compare its number with the first row's. Pixel
+# distance does not recognise a shifted picture, and it favours blur. [Chapter
+# 07](07_evaluation.ipynb) looks with better distances.
 
 # %%
 # checkpoint: the search agrees with the package's slower, exact one; the copier is caught
