@@ -900,9 +900,9 @@ plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots
 D.eval()
 with torch.no_grad():
     per_real, per_fake = F.softplus(-D(x_test)), F.softplus(D(x_new))  # (N,) and (N,) nats
-D.train()
 
 # %%
+D.train()
 held_out = (per_real.mean() + per_fake.mean()).item()
 error = math.sqrt((per_real.var() + per_fake.var()).item() / len(x_test))  # standard error of L_D
 print(f"held-out L_D = {held_out:.3f} ± {error:.3f} nats")
