@@ -681,8 +681,8 @@ plot.show(
 # The printed words say what these runs decide: a change is called worse only if its best seed is
 # behind the worst seed of the unchanged nets.
 #
-# How often would luck alone do that? Six equal numbers in random order: the three of one kind come
-# first in 1 of 20 orders, and last in 1 of 20. So with three seeds luck says "worse" or "better" in
+# How often would luck alone do that? Take six runs that differ in luck only. In a random order, the
+# three of one kind come first in 1 of 20 orders, and last in 1 of 20. So with three seeds luck says "worse" or "better" in
 # one of ten comparisons. With six changes, one such verdict may well be luck. Trust wide gaps: in
 # our runs the missing BatchNorm and $\beta_1 = 0.9$ gave the widest. Look at the rows too, since
 # the ruler does not see how ragged an edge is.
@@ -813,7 +813,7 @@ plot.show(
 )
 
 # %% [markdown]
-# After an eighth of the way, the first row, most pictures have an outline already; the briefly
+# After an eighth of the way, the first row, many pictures have an outline already; the briefly
 # trained rows of 5.4 show what comes before it. Then edges, sleeves and soles get clearer, and
 # texture comes last. Compare a column from row to row: the changes get smaller, as does the rate.
 # Some columns end torn, or between two articles (see 5.7). What the sheet does not show: whether
@@ -905,9 +905,9 @@ plot.show(
 # Both blocks start from the same finished generator. In the last weights details come and go from
 # one row to the next, although each row is "as well trained" as the one above. The average moves
 # less, as the first number says; to the eye the difference can be small. Whether it is also
-# *nearer* to the real pictures, the list of distances says: look before you believe it. A rate that
-# falls to zero and an average do similar work. With both, the gain at the end is small; at a
-# constant rate, the average is what you want.
+# *nearer* to the real pictures, the list of distances says, for this one run. A rate that falls to
+# zero and an average do similar work: both stop the circling. With both, little is left to gain
+# from the average at the end; while the rate is high, it is the steadier of the two.
 
 # %%
 # checkpoint: the average moves less than what it averages; ours and the package's EMA agree
@@ -929,7 +929,7 @@ if runtime.profile() != "smoke":
 # ## 5.7 An honest look at the failures
 #
 # **Question.** Sheets of 64 look good quickly. What do the *bad* pictures look like, and who finds
-# them? The discriminator was trained to. We let it judge thousands of generated pictures and show
+# them? The discriminator was trained to. We let it rate thousands of generated pictures and show
 # the ones it believes least, a random dozen, and the ones it believes most.
 #
 # **Predict:** will the least believed be the ugliest to your eye, too?
@@ -956,10 +956,10 @@ plot.show(
 
 # %% [markdown]
 # Look along the rows for torn outlines, holes, a sleeve too many, articles that are half one thing
-# and half another. Every row has some; the random row shows how common they are. What D believes
-# least is not simply the ugliest, and what it believes most is not the most beautiful: D has
-# specialised on the faults of *this* generator. It is no general
-# judge of pictures. And the eye tires after a dozen: 64 pictures can't show what is *missing*.
+# and half another. The random row shows how common they are. In this one run, what D believes least
+# is not simply the ugliest, and what it believes most is not the most beautiful: D has specialised
+# on the faults of *this* generator. It is no general judge of pictures. And the eye tires after a
+# dozen: 64 pictures can't show what is *missing*.
 
 # %% [markdown]
 # Some pictures belong to no class: half shirt, half bag. Chance alone can't be blamed. The noise
@@ -1010,7 +1010,8 @@ plot.show(
 
 # %% [markdown]
 # These are the first eight of each class in the test half: not chosen. Some are hard to name even
-# for us. That is the best that a perfect generator could reach.
+# for us; a perfect generator would draw such pictures too. (Where the official files are missing,
+# the course reads copies that were stored as JPEG, and the name printed above says so.)
 #
 # Now the training. The loop, the rate and the batch are those of 5.6.
 
@@ -1189,8 +1190,8 @@ distances = {name: evaluate.frechet_distance(reference, f) for name, f in seen.i
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 5.2), width_ratios=[1, 1.5])
 for row, (name, value) in enumerate(distances.items()):
     colour = plot.FAKE if "generated" in name else plot.REAL if row < 2 else "0.6"
-    left.barh(row, value, color=colour)
-    left.text(value, row, f" {value:.1f}", va="center")
+    left.plot(value, row, "o", color=colour, markersize=9)
+    left.text(value, row, f"   {value:.1f}", va="center")
     print(f"{name:18} FD {value:8.2f}   ({JUDGED:,} pictures, CIFAR-10 judge)")
 left.set(xscale="log", xlabel="Fréchet distance to real test pictures", ylim=(6.5, -0.5))
 left.set(yticks=range(len(distances)), yticklabels=distances)
@@ -1198,8 +1199,8 @@ left.margins(x=0.25)
 plot.rows({name: x for name, x in judged.items()}, columns=6, ax=right)
 plot.show(
     fig,
-    alt="Left: bars of the Fréchet distance for seven kinds of pictures, shortest for "
-    "real ones. Right: six pictures of each kind.",
+    alt="Left: the Fréchet distances of seven kinds of pictures as dots, smallest for real "
+    "ones. Right: six pictures of each kind.",
 )
 
 # %% [markdown]
@@ -1208,9 +1209,9 @@ plot.show(
 # the distance also feels what is *missing*. Blurred pictures and the pixel Gaussian lie in between.
 # They have the right colours, and little that the judge could name.
 #
-# **Then G**, in this one run. More steps gave a smaller distance, and both bars are far above that
-# of real pictures. We have not trained three seeds, so a small difference between two such bars
-# would mean nothing. And this is *no* FID: that name belongs to the features of the Inception
+# **Then G**, in this one run. More steps gave a smaller distance, and both distances are far
+# above that of real pictures. We have not trained three seeds, so a small difference between two
+# such runs would mean nothing. And this is *no* FID: that name belongs to the features of the Inception
 # network.
 
 # %% [markdown]
