@@ -682,10 +682,10 @@ plot.show(
 # behind the worst seed of the unchanged nets.
 #
 # How often would luck alone do that? Take six runs that differ in luck only. In a random order, the
-# three of one kind come first in 1 of 20 orders, and last in 1 of 20. So with three seeds luck says "worse" or "better" in
-# one of ten comparisons. With six changes, one such verdict may well be luck. Trust wide gaps: in
-# our runs the missing BatchNorm and $\beta_1 = 0.9$ gave the widest. Look at the rows too, since
-# the ruler does not see how ragged an edge is.
+# three of one kind come first in 1 of 20 orders, and last in 1 of 20. So with three seeds luck says
+# "worse" or "better" in one of ten comparisons. With six changes, one such verdict may well be
+# luck. Trust wide gaps: in our runs the missing BatchNorm and $\beta_1 = 0.9$ gave the widest. Look
+# at the rows too, since the ruler does not see how ragged an edge is.
 
 # %% [markdown]
 # So the rules are no laws. They were found with deeper nets and larger pictures. Nor are they
@@ -1209,15 +1209,15 @@ plot.show(
 # the distance also feels what is *missing*. Blurred pictures and the pixel Gaussian lie in between.
 # They have the right colours, and little that the judge could name.
 #
-# **Then G**, in this one run. More steps gave a smaller distance, and both distances are far
-# above that of real pictures. We have not trained three seeds, so a small difference between two
-# such runs would mean nothing. And this is *no* FID: that name belongs to the features of the Inception
+# **Then G**, in this one run. More steps gave a smaller distance, and both distances are far above
+# that of real pictures. We have not trained three seeds, so a small difference between two such
+# runs would mean nothing. And this is *no* FID: that name belongs to the features of the Inception
 # network.
 
 # %% [markdown]
 # **Which classes are there?** The judge puts each picture into one of its ten classes, even when
-# there is nothing to see. So we look at shares, with rows that show what the judge does by itself:
-# real pictures, which should give a tenth each, and noise.
+# there is nothing to see. So we look at shares, and compare them with what the judge does by itself:
+# with real pictures, which should give a tenth each, and with noise.
 #
 # **Predict:** does G draw all ten classes equally often?
 
@@ -1230,23 +1230,22 @@ for name, probability in verdict_of.items():
     counts = probability.argmax(1).bincount(minlength=probability.shape[1])
     shares[name] = counts / counts.sum()
     sure = (probability.amax(1) > 0.9).float().mean()
-    print(f"{name:18} largest share {shares[name].max():.0%}, the judge is sure of {sure:.0%}")
+    print(f"{name:18} largest share {shares[name].max():.0%}; the judge is sure of {sure:.0%}")
 
 # %%
 classes = colour_images.classes
 fig, ax = plt.subplots(figsize=(7, 3.2))
-looks = {"training pictures": plot.REAL, "generated": plot.FAKE, "noise": "0.6"}
-for i, (name, colour) in enumerate(looks.items()):
-    places = torch.arange(len(shares[name])) + 0.27 * (i - 1)
-    ax.bar(places, shares[name], 0.27, color=colour, label=name)
+places = torch.arange(10)
+ax.bar(places - 0.2, shares["training pictures"], 0.4, color=plot.REAL, label="training pictures")
+ax.bar(places + 0.2, shares["generated"], 0.4, color=plot.FAKE, label="generated")
 ax.axhline(0.1, color="k", linestyle=":", linewidth=1)
-ax.set(ylabel="share, as the judge sees it", ylim=(0, 0.5))
+ax.set(ylabel="share, as the judge sees it")
 ax.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
 ax.legend()
 plot.show(
     fig,
-    alt="Bars per class: the share of training pictures, generated pictures and noise "
-    "that the judge puts there. A dotted line marks one tenth.",
+    alt="Two bars per class: the shares of training pictures and of generated pictures that the "
+    "judge puts there. A dotted line marks one tenth.",
 )
 
 # %%
@@ -1264,9 +1263,9 @@ plot.show(
 # thousands. They show what G can do at its best, and the sheet in 5.8 what it usually does. Cover
 # the names and read the rows again: where do you agree with the judge?
 #
-# The orange bars say whether some classes are drawn too often. The grey bars warn: noise is put
-# into classes too, though there is nothing to see. That a judge is *sure* does not make a picture
-# good: it was asked a question with only ten answers.
+# The orange bars say whether some classes are drawn too often, as far as this judge can tell. The
+# printed row of noise warns: noise is put into classes too, though there is nothing to see. A judge
+# that is *sure* does not make a picture good: it was asked a question with only ten answers.
 
 # %%
 # checkpoint: the distance by a second route (eigenvalues); the rows come in the order we know
