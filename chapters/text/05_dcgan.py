@@ -495,12 +495,6 @@ def sizes(net, x):
 
 
 # %%
-z = torch.randn(500, Z_DIM)
-normed = nets.DCGANGenerator(SIZE, CHANNELS, Z_DIM, WIDTH)
-plain = copy.deepcopy(normed)
-swap(plain, nn.BatchNorm2d, ScaleAndShift)
-
-# %%
 fan_ins = [Z_DIM, 4 * 4 * WIDTH, 4 * 2 * WIDTH, 9 * WIDTH]  # from z to the picture
 predicted, square = [], 1.0  # E[x²] of z is 1
 for n in fan_ins:
@@ -509,8 +503,12 @@ for n in fan_ins:
     square = square / 2  # ReLU
 
 # %%
-found = {"predicted, no norm": predicted, "no norm": sizes(plain, z)}
-found["with BatchNorm"] = sizes(normed, z)
+normed = nets.DCGANGenerator(SIZE, CHANNELS, Z_DIM, WIDTH)
+plain = copy.deepcopy(normed)
+swap(plain, nn.BatchNorm2d, ScaleAndShift)
+z = torch.randn(500, Z_DIM)
+found = {"no norm": sizes(plain, z), "with BatchNorm": sizes(normed, z)}
+found["predicted, no norm"] = predicted
 for name, values in found.items():
     print(f"{name:18}", *(f"{value:8.5f}" for value in values))
 
@@ -1216,8 +1214,8 @@ plot.show(
 
 # %% [markdown]
 # **Which classes are there?** The judge puts each picture into one of its ten classes, even when
-# there is nothing to see. So we look at shares, and compare them with what the judge does by itself:
-# with real pictures, which should give a tenth each, and with noise.
+# there is nothing to see. So we look at shares, beside what the judge does by itself: with real
+# pictures, which should give a tenth each, and with noise.
 #
 # **Predict:** does G draw all ten classes equally often?
 
