@@ -1068,8 +1068,9 @@ plot.show(
 
 # %% [markdown]
 # **Pictures of your own:** write `data.load("folder:PATH", size=32)` in place of the data set, with
-# your folder's path; subfolders are classes. Thousands of pictures, all framed alike, can work.
-# Hundreds give little variety.
+# your folder's path ([a project](../exercises/projects/own_pictures.md) has more). You need
+# thousands, all framed alike. With a hundred, D soon knows each by heart. Its signal then says "be
+# like these hundred", and the best that G can do is to copy them.
 #
 # **Larger ones.** At 64×64 there are four times as many pixels in every layer, and both nets have
 # one doubling more. That is too slow for two cores. So the next cell trains in the `gpu` profile
