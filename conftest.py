@@ -67,7 +67,7 @@ if "GENCOURSE_TEST_SERVER" in os.environ:  # kernels are forks too
     ipykernel.kernelspec.make_ipkernel_cmd = lambda *_, **__: [
         *warm.PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}",
         "--IPKernelApp.parent_handle=1",
-    ]  # fmt: skip
+    ]
 
 # This process was started before PYTHONPATH was set.
 spec = importlib.util.spec_from_file_location("no_network", NO_NETWORK / "sitecustomize.py")

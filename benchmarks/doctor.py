@@ -152,7 +152,7 @@ def dense(shape, width=64, norm=True, slope=0.2):
     D = nn.Sequential(
         nn.Flatten(), nn.Linear(n, width), nn.LeakyReLU(slope),
         nn.Linear(width, width), nn.LeakyReLU(slope), nn.Linear(width, 1), nn.Flatten(0),
-    )  # fmt: skip
+    )
     return G, D
 
 
@@ -167,7 +167,7 @@ def gan(
     out, images, models, loss="logistic", *, steps=400, batch=32, lr=1e-3, d_lr=None, d_steps=1,
     betas=(0.5, 0.999), clip=None, penalty=0.0, r1=0.0, log_every=1, stop=None, seed=0, own=None,
     log_d=True, samples=True, d_optimizes=None,
-):  # fmt: skip
+):
     """One GAN, in a plain loop. own: says whose weights D's optimizer has, by mistake."""
     G, D = models
     d_loss_of, g_loss_of, shown = LOSSES[loss]
@@ -181,7 +181,7 @@ def gan(
         sample=(lambda: G(noise)) if samples else None, sample_every=max(1, steps // 8),
         real=images.batch(0, min(256, len(images))) if samples else None, checkpoint_every=50,
         G=G, D=D, g_opt=g_opt, d_opt=d_opt,
-    ) as run:  # fmt: skip
+    ) as run:
         for step in run.steps(steps):
             if step == stop:
                 return run
@@ -260,7 +260,7 @@ class Painter(nn.Module):
         self.vae, self.z_dim = vae, vae.z_dim
         self.first = nn.Conv2d(1, width, 7, padding=3)
         self.rest = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(),
-                                  nn.Conv2d(width, 1, 1))  # fmt: skip
+                                  nn.Conv2d(width, 1, 1))
         mask = torch.ones(7, 7)
         mask[3, 3:], mask[4:] = 0, 0
         self.register_buffer("mask", mask)
@@ -314,7 +314,7 @@ def gaussian(sigma):
 def vae(
     out, images, model, nll_of=bernoulli, *, steps=600, batch=32, lr=2e-3, beta=1.0, warm=0,
     mean=False, log_every=1, stop=None, seed=0,
-):  # fmt: skip
+):
     """One VAE, in a plain loop. warm: steps in which β grows from 0; mean: means, not sums."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     noise = train.fixed_noise(64, model.z_dim, seed).cpu()
@@ -325,7 +325,7 @@ def vae(
         sample=lambda: model.sample(noise), sample_every=max(1, steps // 4),
         real=images.batch(0, min(256, len(images))), checkpoint_every=50,
         model=model, optimizer=optimizer,
-    ) as run:  # fmt: skip
+    ) as run:
         for step in run.steps(steps):
             if step == stop:
                 return run
@@ -359,7 +359,7 @@ def twice(make, stop):
 def wgan(out, **more):
     x = digits()
     return gan(out, x, convolutional_critic(x), "critic", d_steps=3, lr=5e-4, betas=(0.0, 0.9),
-               steps=300, **more)  # fmt: skip
+               steps=300, **more)
 
 
 def points(out, models, **more):
@@ -452,7 +452,7 @@ FIRST = {  # name → how to make it
     "VAE, means": lambda out: vae(out, digits(), small_vae(), mean=True, steps=400),
     "VAE, rate 0.05": lambda out: vae(out, fashion(), small_vae(28), lr=0.05, steps=200),
     "VAE, β grows": lambda out: vae(out, digits(), small_vae(), warm=300),
-}  # fmt: skip
+}
 
 
 SECOND = {  # made after the doctor was changed for what the first set showed
@@ -489,7 +489,7 @@ SECOND = {  # made after the doctor was changed for what the first set showed
     "VAE of ten pictures": lambda out: vae(
         out, some(digits(), range(10), "ten digits"), small_vae(), steps=500
     ),
-}  # fmt: skip
+}
 
 THIRD = {  # and after it was changed for the second, and made smaller
     "64 pixels of colour, longer": lambda out: gan(
@@ -567,7 +567,7 @@ THIRD = {  # and after it was changed for the second, and made smaller
     "VAE, one row in 100": lambda out: vae(
         out, digits(), small_vae(), steps=900, log_every=100
     ),
-}  # fmt: skip
+}
 FOURTH = {  # and after a healthy one of the third was called sick for leaps in its youth
     "D six times as fast, MNIST": lambda out: gan(
         out, mnist(), dcgan(mnist(), 6), lr=2e-4, d_lr=1.2e-3, steps=350
@@ -590,7 +590,7 @@ FOURTH = {  # and after a healthy one of the third was called sick for leaps in 
         out, some(fashion(), (fashion().labels % 4 == 1).nonzero()[:, 0]), dcgan(fashion()),
         lr=7e-4, steps=350,
     ),
-}  # fmt: skip
+}
 SETS = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
 
 # What should be said: one of these, or several, and nothing else. Decided by looking at the last
@@ -696,7 +696,7 @@ SHOULD = {
         COLLAPSE,
     ],
     "three classes of clothes": [*YOUNG, "can't tell"],
-}  # fmt: skip
+}
 
 
 # What was said when a set was asked for the first time, where that is not what is said now: the
@@ -750,7 +750,7 @@ def main():
                 "said at first": at_first, "says now": said,
                 "should say": " or ".join(SHOULD[kind]),
                 "right at first": right(at_first, kind), "right now": right(said, kind),
-            })  # fmt: skip
+            })
             print(f"{kind}: {said}", flush=True)
     print(report.table(rows))
     for held_out in SETS:

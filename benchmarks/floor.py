@@ -121,7 +121,7 @@ def count(images, model, batch_size, precision):
     G, D = model
     with standing_in(Counting):
         train.train_gan(images, G, D, steps=4, batch_size=batch_size, precision=precision,
-                        graph=False, progress=False)  # fmt: skip
+                        graph=False, progress=False)
     weights = [sum(p.numel() for p in net.parameters()) for net in (G, D)]
     # Weight, gradient and two moments, each read and written; G's average besides.
     optimizer = 4 * (8 * sum(weights) + 2 * weights[0])
@@ -233,7 +233,7 @@ def main():
 
             def loop(steps, images=images, nets=(G, D), more=(batch_size, precision)):
                 train.train_gan(images, *nets, steps=steps, batch_size=more[0],
-                                precision=more[1], graph=ON_GPU, progress=False)  # fmt: skip
+                                precision=more[1], graph=ON_GPU, progress=False)
 
             slow = runtime.device().type == "cpu" and width == 64
             sizes_of = {"skip": 1, "block": 3} if slow else {"skip": 3}

@@ -76,7 +76,7 @@ def play(path, report_path, pictures):
             lines = [x for x in cell.splitlines() if x.strip()]
             row["failed"].append({"cell": number, "begins": lines[0] if lines else "",
                                   "error": f"{type(error).__name__}: {error}"[:1_000],
-                                  "seen": said.getvalue()[-1_500:]})  # fmt: skip
+                                  "seen": said.getvalue()[-1_500:]})
         row["cells"] = number + 1
         row["slowest"].append([round(time.perf_counter() - start, 2), cell.strip()[:60]])
         row["slowest"] = sorted(row["slowest"], reverse=True)[:5]
@@ -92,13 +92,13 @@ def chapter(stem, folder, arguments):
         "GENCOURSE_PROFILE": arguments.profile, "GENCOURSE_STATIC": "1", "MPLBACKEND": "agg",
         "GENCOURSE_RUNS": os.environ.get("GENCOURSE_RUNS", str(Path(folder) / "runs" / stem)),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }  # fmt: skip
+    }
     command = [sys.executable, *arguments.prefix.split(), __file__, stem, "--here", report_path]
     command += ["--pictures"] if arguments.pictures else []
     ended = "in time"
     try:
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True,
-                              timeout=arguments.seconds)  # fmt: skip
+                              timeout=arguments.seconds)
         if done.returncode:
             ended = f"exit {done.returncode}: {done.stderr[-1_000:]}"
     except subprocess.TimeoutExpired:
@@ -137,11 +137,11 @@ def main():
                 rows.append(done.result())
                 rows.sort(key=lambda row: row["chapter"])
                 report.save(f"gpu_chapters-{arguments.profile}", rows,
-                            pretended=bool(arguments.prefix))  # fmt: skip
+                            pretended=bool(arguments.prefix))
                 row = done.result()
                 print(f"{row['chapter']}: {'right' if row['ok'] else 'WRONG'}, {row['cells']} of "
                       f"{row['of']} cells in {row.get('seconds', 0):.0f} s, ended "
-                      f"{row['ended'][-300:]}", flush=True)  # fmt: skip
+                      f"{row['ended'][-300:]}", flush=True)
                 for failed in row["failed"]:
                     print(f"    {failed['begins'][:70]}: {failed['error'][:300]}", flush=True)
     if wrong := [row["chapter"] for row in rows if not row["ok"]]:

@@ -115,7 +115,7 @@ def losses_on(name, kind, arguments, steps, precision):
         parts = models(kind, images.shape, arguments.width)
         # A graph would replay the copy from the CPU with the same numbers; resume compares graphs.
         history = play(kind, images, parts, steps=2 * steps, batch_size=BATCH, lr=1e-4,
-                       graph=False, precision=precision)  # fmt: skip
+                       graph=False, precision=precision)
     return history["d_loss" if kind == "dcgan" else "loss"][:steps]
 
 
@@ -158,7 +158,7 @@ def graph(arguments, steps=30):
             parts = models(kind, images.shape, arguments.width)
             with deterministic():
                 found[graphed] = play(kind, images, parts, steps=steps, batch_size=BATCH, lr=1e-4,
-                                      precision="float32", graph=graphed)[name]  # fmt: skip
+                                      precision="float32", graph=graphed)[name]
         worst = max(abs(a - b) / max(1, abs(a)) for a, b in zip(*found.values(), strict=True))
         what = f"{kind}: {steps} losses of one graph a step against the plain loop's"
         rows.append({"what": what, "largest relative difference": worst, "ok": worst < 1e-3})
@@ -217,7 +217,7 @@ def resume(arguments):
         with tempfile.TemporaryDirectory() as folder, deterministic(ordered):
             straight, again, stopped, stopped_again = (
                 trained(images, arguments, f"{folder}/{number}", stop, precision=precision,
-                        graph=graph)  # fmt: skip
+                        graph=graph)
                 for number, stop in enumerate((False, False, True, True))
             )
         pairs = {
@@ -258,11 +258,11 @@ def half(arguments):
             parts = models(kind, images.shape, arguments.width)
             with standing_in(Watching):
                 history = play(kind, images, parts, steps=steps, batch_size=BATCH, graph=graph,
-                               precision="float16")  # fmt: skip
+                               precision="float16")
             name, grad = ("d_loss", "d_grad") if kind == "dcgan" else ("loss", "grad")
             values, full = history[name], play(
                 kind, images, models(kind, images.shape, arguments.width), steps=1,
-                batch_size=BATCH, precision="float32")[name]  # fmt: skip
+                batch_size=BATCH, precision="float32")[name]
             first = abs(values[0] - full[0]) / max(1, abs(full[0]))
             finite = len(values) == steps and all(map(math.isfinite, values))
             rows.append({
@@ -271,7 +271,7 @@ def half(arguments):
                 "first loss off by": first, "last loss": values[-1],
                 "steps skipped": sum(length > 1e30 for length in history[grad]),
                 "scale": scales[-1],
-            })  # fmt: skip
+            })
     return rows
 
 

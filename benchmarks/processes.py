@@ -33,12 +33,12 @@ def child(arguments):
 
     def loop(steps):
         train.train_gan(images, G, D, steps=steps, batch_size=arguments.batch_size,
-                        precision=arguments.precision, progress=False)  # fmt: skip
+                        precision=arguments.precision, progress=False)
 
     if arguments.child == "weights":
         loop(20)
         content = {f"{n}.{k}": v.cpu() for n, net in (("G", G), ("D", D))
-                   for k, v in net.state_dict().items() if v.is_floating_point()}  # fmt: skip
+                   for k, v in net.state_dict().items() if v.is_floating_point()}
     else:
         content = seconds_per_step(loop, arguments.blocks, skip=2, block=5)
     if ranks.is_main():
@@ -105,11 +105,11 @@ def main():
     for name, (processes, threads) in kinds.items():
         rates = report.spread([arguments.batch_size / s for s in seconds[name]])
         rows.append({"what": name, "processes": processes, "threads each": threads,
-                     "images/s": rates["median"], **rates})  # fmt: skip
+                     "images/s": rates["median"], **rates})
     print(report.table(rows))
     print(report.machine())
     report.save("processes", rows, differences=differences, batch_size=arguments.batch_size,
-                width=arguments.width, precision=arguments.precision)  # fmt: skip
+                width=arguments.width, precision=arguments.precision)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def one_by_one(images):
     """A stand-in for images.batch that collects float32 pictures as a DataLoader would."""
     # One order for both: the host's copy has the same seed, and its indices need no device.
     host = data.Images(images.x.cpu(), images.labels.cpu(), images.classes, "", device="cpu",
-                       seed=images.seed)  # fmt: skip
+                       seed=images.seed)
     floats = host.images(range(len(host)))
 
     def fetch(number, size):
@@ -150,7 +150,7 @@ def assert_same_losses(make_model, images, fast_switches, steps=3):
     loop = train.train_gan if gan else train.train_vae
     more = {"precision": "float32", "graph": usual.get("graph", False), "progress": False}
     found = loop(images, *(model if gan else (model,)), steps=2 * steps, batch_size=BATCH,
-                 lr=LR, **more)  # fmt: skip
+                 lr=LR, **more)
     history = found[1] if gan else found
     name = "d_loss" if gan else "loss"
     for switches in (usual, {}):
@@ -162,7 +162,7 @@ def assert_same_losses(make_model, images, fast_switches, steps=3):
         torch.testing.assert_close(
             mine, torch.tensor(history[name][:steps]), rtol=1e-2, atol=1e-3,
             msg=lambda text, said=said: f"{said} is not the course's: {text}",
-        )  # fmt: skip
+        )
 
 
 def variants(names, with_compile):
@@ -213,7 +213,7 @@ def measure(title, make_model, images, steps, rounds, with_compile):
     if with_compile:
         more, less = times["plain + compiled"], times["fast + compiled"]
         rows.append(row(title, "compiled (added to both)", more, less, plain / more["median"],
-                        quick / less["median"]))  # fmt: skip
+                        quick / less["median"]))
     return rows
 
 
@@ -262,7 +262,7 @@ def main():
     for title, (make_model, images, steps) in cases(arguments.data).items():
         if not arguments.only or title in arguments.only:
             rows += measure(title, make_model, images(), steps, arguments.rounds,
-                            arguments.compile)  # fmt: skip
+                            arguments.compile)
             shown = [r for r in rows if r["step"] == title]
             without = [{k: v for k, v in r.items() if k != "quartiles"} for r in shown]
             print(report.table(without), flush=True)

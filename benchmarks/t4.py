@@ -115,7 +115,7 @@ class Chapter(dict):
         if isinstance(statement, ast.Expr):  # such as trial(…), which then only takes notes
             return bool(calls) and ast.unparse(statement.value.func) in known
         if not isinstance(statement, ast.Assign) or calls - {"runtime.budget", "runtime.device",
-                                                             "dict", "nn.Linear"}:  # fmt: skip
+                                                             "dict", "nn.Linear"}:
             return False
         names = {n.id for t in statement.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
         return not names & set(known)
@@ -162,7 +162,7 @@ def league(c, seeds=3):
              "GAN_STEPS", seeds),
         Work("VAE of the league", vae(images, nets.VAE(28, 1, 24, c.VAE_WIDTH)), "VAE_STEPS",
              seeds),
-    ]  # fmt: skip
+    ]
 
 
 def chapter_00(c):
@@ -207,10 +207,10 @@ def chapter_06(c):
         Work(f"plane: {method}", lambda steps, more=more: c.play("ring", steps=steps, **more),
              "STEPS", 2)
         for method, more in c.recipes.items()
-    ]  # fmt: skip
+    ]
     worst = c.recipes["WGAN-GP"]
     works.append(Work("Break it", lambda steps: c.play("ring", steps=steps, **worst),
-                      "BREAK_STEPS", 3))  # fmt: skip
+                      "BREAK_STEPS", 3))
     loop = gan(grey(), *dense((1, 28, 28), c.PICTURE_WIDTH))
     return [*works, Work("pictures", loop, "PICTURE_STEPS", 4 * len(c.PICTURE_SEEDS))]
 
@@ -312,7 +312,7 @@ def estimated(estimate):
     known = {"DEVICE": runtime.device(), "device": runtime.device(), "SIZE": 28, "CHANNELS": 1,
              "size": 28, "channels": 1, "images": grey(), "recipes": recorded,
              "WORLDS": {"ring": torch.randn(8, 2, device="cuda")},
-             "trial": lambda method, **changes: recorded.__setitem__(method, changes)}  # fmt: skip
+             "trial": lambda method, **changes: recorded.__setitem__(method, changes)}
     chapter = Chapter(estimate.stem, **known)
     rows = []
     for work in estimate.works(chapter) if estimate.works else []:
@@ -354,7 +354,7 @@ def summary(rows):
             "minutes": minutes,
             "GB": max((r["GB"] for r in mine), default=CONTEXT / 1e9),
             "beyond the allowance": e.why,
-        })  # fmt: skip
+        })
     return found
 
 

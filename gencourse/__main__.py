@@ -63,7 +63,7 @@ KINDS = {
         steps=2_000, batch_size=64, lr=1e-3, z_dim=24, width=32, beta=1.0, sample_every=500)),
     "classifier": Kind(_classifier, "train_classifier", "classifier.safetensors", dict(
         steps=5_000, batch_size=128, lr=2e-3, width=32, shift=1)),
-}  # fmt: skip
+}
 Model = StrEnum("Model", list(KINDS))
 
 

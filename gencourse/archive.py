@@ -21,7 +21,7 @@ FREE_BYTES, EXPANSION = 2**28, 100
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 LINK = OSError(errno.ELOOP, "a link, which is not followed in an archive")
 LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
-              tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)  # fmt: skip
+              tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ FINDINGS = {
     SHORTAGE: ("05_dcgan 5.6", "08_vae 8.6", "{shown}: too early to say more.",
         "more steps; after the end of a run in a new folder. If your rows are epochs, log steps."),
     UNSURE: ("06_mode_collapse 6.10", "08_vae 8.5", "{shown}: that doesn't decide it.", ""),
-}  # fmt: skip
+}
 LOSSES = ("d_loss", "g_loss", "d_real", "d_fake", "loss", "nll", "kl")  # what a NaN is sought in
 
 

@@ -218,7 +218,7 @@ def rows(images, *, columns=12, ax=None):
         ax.annotate(
             name, (-0.5, row * (height + 1) + (height - 1) / 2), (-6, 0),
             textcoords="offset points", ha="right", va="center", fontsize=9,
-        )  # fmt: skip
+        )
     if own:
         width = max(name.get_window_extent().width for name in ax.texts)
         ax.figure.set_figwidth(ax.figure.get_figwidth() + width / ax.figure.dpi)

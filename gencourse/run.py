@@ -55,7 +55,7 @@ class Run:
     def __init__(
         self, folder=None, *, settings=None, batch_size=None, sample=None, sample_every=500,
         real=None, checkpoint_every=500, progress=True, tracker=None, fresh=False, **parts,
-    ):  # fmt: skip
+    ):
         ranks.start()
         self.folder = Path(os.path.expanduser(folder)) if folder is not None else None
         if tracker is not None:

@@ -53,11 +53,11 @@ holders = collections.Counter()  # storage → tensors that hold it
 # A number on the CPU may stand beside CUDA tensors, except in these operations.
 STRICT = {"cat", "stack", "mm", "bmm", "addmm", "baddbmm", "convolution", "gather", "scatter",
           "index_select", "embedding", "searchsorted", "bucketize", "native_batch_norm", "dot",
-          "mv", "nll_loss_forward", "_fused_adam_", "_fused_adamw_"}  # fmt: skip
+          "mv", "nll_loss_forward", "_fused_adam_", "_fused_adamw_"}
 CROSS = {"_to_copy", "copy_", "_local_scalar_dense", "set_", "is_same_size"}  # between devices
 INDEX = {"index", "index_put", "index_put_", "_index_put_impl_"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount",
-         "equal", "is_nonzero", "unique_consecutive"}  # fmt: skip
+         "equal", "is_nonzero", "unique_consecutive"}
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}
 CONVOLUTIONS = {"convolution", "convolution_backward"}
 UNORDERED = {"convolution_backward", "scatter_add", "scatter_add_", "index_add", "index_add_",
@@ -271,7 +271,7 @@ def _check_devices(func, name, args, kwargs, tensors, cuda):
     if name in INDEX:
         if not isinstance(args[0], CudaTensor) and any(isinstance(i, CudaTensor) for i in args[1]):
             raise RuntimeError("indices should be either on cpu or on the same device as the "
-                               "indexed tensor (cpu)")  # fmt: skip
+                               "indexed tensor (cpu)")
         tensors = [t for t in (args[0], *args[2:3]) if isinstance(t, torch.Tensor)]
         if len({isinstance(t, CudaTensor) for t in tensors}) > 1 and tensors[-1].dim():
             raise RuntimeError(f"{MIXED}, cuda:0 and cpu!")
@@ -311,7 +311,7 @@ def _waits(name, args, tensors, cuda, target, device):
         return isinstance(args[0], CudaTensor) != isinstance(args[1], CudaTensor)
     if name in INDEX:  # a mask's length decides a shape; indices on the CPU have to come over
         return any(i is not None and (i.dtype in (torch.bool, torch.uint8) or
-                   not isinstance(i, CudaTensor)) for i in args[1])  # fmt: skip
+                   not isinstance(i, CudaTensor)) for i in args[1])
     comes = target and device is not None and tensors and not cuda
     return name in WAITS or comes or (cuda and not target)
 
@@ -351,7 +351,7 @@ def _computation(func, name, args, kwargs, target):
 
     draws = torch.Tag.nondeterministic_seeded in func.tags
     if not target or not draws or any(isinstance(v, torch._C.Generator)
-                                      for v in (*args, *kwargs.values())):  # fmt: skip
+                                      for v in (*args, *kwargs.values())):
         return plain
 
     def drawing():
@@ -591,7 +591,7 @@ def _autocast():
 
     def refuse(*_, **__):
         raise RuntimeError("torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are "
-                           "unsafe to autocast.")  # fmt: skip
+                           "unsafe to autocast.")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -627,7 +627,7 @@ def _install_module(title, capability, total, processors):
     properties = types.SimpleNamespace(
         name=title, major=capability[0], minor=capability[1], total_memory=int(total),
         multi_processor_count=processors, is_integrated=False, L2_cache_size=4 << 20, warp_size=32,
-    )  # fmt: skip
+    )
 
     def nothing(*_, **__):
         pass
@@ -673,7 +673,7 @@ def _install_module(title, capability, total, processors):
         "current_stream": lambda device=None: Stream(),
         "default_stream": lambda device=None: Stream(),
         "is_current_stream_capturing": lambda: state.capture is not None,
-    }  # fmt: skip
+    }
     for name, value in patches.items():
         setattr(torch.cuda, name, value)
     torch.cuda.random.manual_seed = torch.cuda.random.manual_seed_all = manual_seed

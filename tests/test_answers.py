@@ -115,7 +115,7 @@ def test_an_exercise_has_its_sentences(exercise):
 
 
 @pytest.mark.parametrize("name", ["kl", "kernel_distance", "density_coverage", "sharpness",
-                                  "energy_distance", "held_out_accuracy"])  # fmt: skip
+                                  "energy_distance", "held_out_accuracy"])
 def test_a_result_kept_for_the_next_inputs_of_its_shape_is_wrong(name):
     exercise, kept = core.exercises()[name], {}
 
@@ -315,7 +315,7 @@ LEFT = {
                       "torch's deterministic algorithms is 2; put it back."),
     "anomaly detection": (lambda _: torch.autograd.set_detect_anomaly(True), object,
                           "torch's anomaly detection is on; put it back."),
-}  # fmt: skip
+}
 MAY_BE_FREE = {"a gradient": "grad", "statistics": "running_mean", "values": "weights"}
 
 
@@ -361,7 +361,7 @@ def test_what_a_cell_left_on_changes_no_verdict(exercise):
     wanted = known(exercise, 0)[0]
     with watch.known():
         for name in ("default dtype", "autocast", "deterministic", "anomaly detection",
-                     "default device", "no gradients"):  # fmt: skip
+                     "default device", "no gradients"):
             LEFT[name][0](None)
         left = watch._world()
         found = exercise.outcomes(exercise.right, 0)

@@ -98,7 +98,7 @@ def test_their_networks_give_logits_in_our_loop_and_nothing_else_of_theirs_runs(
 
 
 @pytest.mark.parametrize("name, shape", [("examples-dcgan", (3,)), ("pytorch-gan", (3, 1)),
-                                         ("d2l", (3, 1, 1, 1))])  # fmt: skip
+                                         ("d2l", (3, 1, 1, 1))])
 def test_our_networks_fit_their_loops(name, shape):
     G, D = quality.pair()
     found = list(peers.our_gan_instead(name, G, D).values())
@@ -115,7 +115,7 @@ def test_a_run_that_is_finished_is_not_made_again(tmp_path):
     assert wanted == [
         entry for seed in (0, 1) for entry in
         [("gencourse", seed, [60]), ("peer", seed, [20, 60]), ("gencourse", seed, [20])]
-    ]  # fmt: skip
+    ]
     line = '{"recipe": "peer", "seed": 0, "marks": [20, 60], "results": []}\n'
     (tmp_path / "runs.jsonl").write_text(line + line[:30])  # torn by an interruption
     done = [(x["recipe"], x["seed"], x["marks"]) for x in quality.finished(tmp_path)]

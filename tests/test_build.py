@@ -147,13 +147,15 @@ def test_the_stamp_says_which_trainings_were_found_finished(house, monkeypatch):
 
     def pretend(notebook, profile, runs):
         (runs / "cpu" / "dcgan-0" / "config.json").unlink()  # a copy: what was given stays
+        (runs / "cpu" / "vae-0").mkdir()
         for cell in rules.code_cells(notebook):
             cell.execution_count = 1
         return 600.0, 500, [], "pretended"
 
     monkeypatch.setattr(build, "execute", pretend)
-    build.build("07_tiny", "cpu", house / "found")
-    assert (folder / "config.json").exists()
+    build.build("07_tiny", "cpu", house / "found", house / "kept")
+    assert (folder / "config.json").exists() and not (house / "found" / "cpu" / "vae-0").exists()
+    assert (house / "kept" / "cpu" / "vae-0").exists(), "the chapter's own runs, for others"
     assert rules.read_notebook("07_tiny").metadata["gencourse"]["found_runs"] == 1
     assert "10 min, beyond 1 trainings that chapters share" in rules.read_text("07_tiny")
     assert ">10 + 1 runs<" in rules.README.read_text(encoding="utf-8")

@@ -338,7 +338,7 @@ def test_plain_values_are_copies_that_always_travel():
                torch.ones(1, dtype=torch.complex128), torch.nn.Linear(1, 1)]
     kinds = [values.plain(v).kind for v in strange]
     assert kinds == ["ndarray", "object", "builtin_function_or_method", "Tensor", "complex",
-                     "bytes", "set", "Liar", "Tensor", "Linear"]  # fmt: skip
+                     "bytes", "set", "Liar", "Tensor", "Linear"]
     deep = []
     for _ in range(100):
         deep = [deep]

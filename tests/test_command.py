@@ -46,11 +46,11 @@ def test_a_whole_run(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "checkpoint-00000006.pt", "config.json", "diversity.csv", "generator.safetensors",
         "history.csv", "samples",
-    ]  # fmt: skip
+    ]
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert list(rows[0]) == [
         "step", "d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad", "images_per_second",
-    ] and len(rows) == 6  # fmt: skip
+    ] and len(rows) == 6
     grid = Image.open(tmp_path / "samples" / "step-000004.png")
     assert grid.size == (8 * 18 + 2, 8 * 18 + 2)  # 8 × 8 pictures of 16 pixels, 2 between
     settings = json.loads((tmp_path / "config.json").read_text())["settings"]
@@ -105,7 +105,7 @@ def test_a_classifier_of_a_folder(halves, tmp_path, capsys, monkeypatch):
     code, error = gencourse(
         capsys, "train", "classifier", "--data", f"folder:{folder}", "--size", 16, "--steps", 4,
         "--batch-size", 4, "--width", 4, "--out", tmp_path / "run",
-    )  # fmt: skip
+    )
     assert code == 0 and "Finished 4 steps" in error, error
     assert ("Accuracy on 12 test pictures" in error) == halves
     with safe_open(tmp_path / "run" / "classifier.safetensors", "pt") as file:
@@ -120,7 +120,7 @@ def test_a_classifier_needs_classes(tmp_path, capsys, monkeypatch):
     code, error = gencourse(
         capsys, "train", "classifier", "--data", f"folder:{tmp_path / 'pictures'}", "--size", 16,
         "--out", tmp_path / "run",
-    )  # fmt: skip
+    )
     last = error.strip().splitlines()[-1]
     assert code == 2 and "no classes to tell apart" in last and "subfolder" in last
     assert not (tmp_path / "run").exists()
@@ -174,7 +174,7 @@ def test_an_unreadable_picture_among_many_is_counted(tmp_path, capsys, monkeypat
     code, error = gencourse(
         capsys, "train", "dcgan", "--data", f"folder:{folder}", "--size", 16, "--steps", 2,
         "--batch-size", 4, "--width", 8, "--out", tmp_path / "run",
-    )  # fmt: skip
+    )
     assert code == 0, error
     assert "1 " in error and "20 pictures" in error
 

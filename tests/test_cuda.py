@@ -59,7 +59,7 @@ def test_every_cell_runs(card, home, notebook, tmp_path):
     done = warm.run(
         *(HERE / "pretend_cuda.py", card, HERE / "play_notebooks.py", path),
         cwd=home or rules.CHAPTERS, env=environment, seconds=1_200,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-4_000:]
     found = json.loads(done.stdout.splitlines()[-1])[str(path)]
     wanted = ["raises-exception" in rules.tags(c) for c in rules.code_cells(cells)]

@@ -451,7 +451,7 @@ def test_a_folder_that_can_not_be_opened_is_said(tmp_path, caplog, monkeypatch):
     [(1, "Only 1 picture in pics to learn from, less than one batch"), (3, "Only 3 pictures"),
      (63, "less than one batch of 64"), (64, "Only 64 pictures in pics to learn from: a model"),
      (199, "chapters 05 and 07"), (200, None)],
-)  # fmt: skip
+)
 def test_few_pictures_are_said_to_be_learnt_by_heart(tmp_path, caplog, count, words):
     first = save(tmp_path / "pics" / "train" / "0.png", size=(1, 1))
     save(tmp_path / "pics" / "test" / "0.png", size=(1, 1))
@@ -576,7 +576,7 @@ def tiff(values, order="<", sample_format=1, packed=False):
     bits = 8 * values.dtype.itemsize
     tags = {256: width, 257: height, 258: bits, 259: 8 if packed else 1,
             262: 2 if channels > 2 else 1, 273: 32, 277: channels, 278: height,
-            279: len(pixels), 338: 2, 339: sample_format}  # fmt: skip
+            279: len(pixels), 338: 2, 339: sample_format}
     if channels not in (2, 4):
         del tags[338]
     many = struct.pack(f"{order}4H", *4 * [bits]), struct.pack(f"{order}4H", *4 * [sample_format])
@@ -787,7 +787,7 @@ def test_one_folder_around_everything_is_looked_through_in_folders_too(tmp_path)
 def test_what_is_odd_in_an_archive_is_said(tmp_path, caplog):
     (first, second), links = some_pictures(2).values(), []
     for kind, name in ((tarfile.SYMTYPE, "s"), (tarfile.LNKTYPE, "h"), (tarfile.FIFOTYPE, "f"),
-                       (tarfile.CHRTYPE, "c"), (tarfile.SYMTYPE, "folder")):  # fmt: skip
+                       (tarfile.CHRTYPE, "c"), (tarfile.SYMTYPE, "folder")):
         links.append(tarfile.TarInfo(name + ".png" * (name != "folder")))
         links[-1].type, links[-1].linkname = kind, "/etc/passwd"
     path = packed(tmp_path / "own.tar", {"a.jpg": first, "./b.jpg": second, "b.jpg": first}, links)
@@ -834,7 +834,7 @@ def test_a_bomb_is_refused_by_what_it_declares(tmp_path, monkeypatch):
     (tmp_path / "named.tar").write_bytes(named.tobuf(tarfile.GNU_FORMAT) + bytes(1_024))
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
     for name, words in (("own.zip", "declares more than"), ("huge.tar", "declares more than"),
-                        ("named.tar", "a name in it is too long")):  # fmt: skip
+                        ("named.tar", "a name in it is too long")):
         with pytest.raises(data.DataError, match=words):
             data.load(f"folder:{tmp_path / name}")
 

@@ -26,7 +26,7 @@ SHORTER = {  # for the head of the table
     "generator collapsed": "G coll.", "posterior collapse": "posterior",
     "KL vanishing": "KL", "not enough training": "short", "learns nothing": "nothing",
     "codes off the prior": "prior", "can't tell": "?",
-}  # fmt: skip
+}
 
 
 # --- the runs -------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ KINDS = {
     "VAE, no regard to the prior": (
         {"codes off the prior"}, set(), lambda out: vae(out, beta=0.0, lr=3e-3)
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_report_reads_well(runs):
     for part in (
         "a VAE, 160 of 160 steps, 2,560 pictures seen", "posterior collapse", "latent",
         "Try first: β = 1 instead of 256", "chapters/08_vae.ipynb, section 8.11",
-    ):  # fmt: skip
+    ):
         assert part in text, text
     assert all(len(line) < 250 for line in text.splitlines())
 
@@ -198,7 +198,7 @@ def little(folder=None, stop=None, **logged):
     r = Run(
         folder, settings={"lr": 0.5}, batch_size=64, sample=lambda: pictures, real=pictures,
         sample_every=50, checkpoint_every=50, progress=False, now=now,
-    )  # fmt: skip
+    )
     with r:
         for step in r.steps(steps):
             if step == stop:
@@ -210,9 +210,9 @@ def little(folder=None, stop=None, **logged):
 FAIR = {
     "d_loss": [1.2] * 200, "g_loss": [0.9] * 200, "d_real": [0.6] * 200, "d_fake": [0.4] * 200,
     "d_grad": [1.0] * 200, "g_grad": [1.0] * 200,
-}  # fmt: skip
+}
 FAIR_VAE = {"loss": [170.0, *[100.0] * 199], "nll": [90.0] * 200, "kl": [10.0] * 200,
-            "active": [8.0] * 200}  # fmt: skip
+            "active": [8.0] * 200}
 
 
 def test_a_run_its_folder_and_its_history_are_called_the_same(tmp_path):
@@ -303,7 +303,7 @@ CASES = [
     (FAIR_VAE, DENSITY | {"loss": [100.0] + [-4.0] * 159 + [-5.0] * 40}, "healthy"),
     (FAIR_VAE, DENSITY | {"loss": [0.5] + [-500.0] * 199}, "healthy"),
     (FAIR_VAE, DENSITY | {"loss": [-100.0] + [900.0] * 199}, "diverged"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("fair", "change", "name"), CASES)
@@ -359,7 +359,7 @@ def test_steps_are_counted_not_rows():
     assert doctor(every(1000, 1)).names == doctor(every(500, 3, FAIR_VAE)).names == ["can't tell"]
     assert doctor(every(1, 1)).names == doctor(every(1, 1, FAIR_VAE)).names == [
         "not enough training"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("fair", [FAIR, FAIR_VAE])
@@ -482,7 +482,7 @@ def test_folders_that_are_damaged(tmp_path):
         ("config.json", '{"settings": {"shape": [0, "x"], "data": "digits", "pictures": 0}}'),
         ("config.json", '{"settings": {"shape": [1, 0, 0], "data": "digits", "pictures": -5}}'),
         ("history.csv", history + "201,1.2,0."), ("history.csv", history + history[60:]),
-    ):  # fmt: skip
+    ):
         assert doctor(damaged(name, text)).names == ["healthy"], (name, text)
     # the newest sheet is looked at, and where it is damaged the one before
     sheet = _last_sheet(tmp_path / "whole", {})
@@ -499,7 +499,7 @@ def test_folders_that_are_damaged(tmp_path):
         ("diversity.csv", "step,diversity,real_diversity\n50,much,0.5\n"),
         ("failure.json", "{}"), ("failure.json", "null"),
         ("failure.json", '{"step": null, "name": "g_loss", "value": "nan"}'),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match="can't be read"):
             doctor(damaged(name, text))
     for text in ("", header + "\n", None):
@@ -625,7 +625,7 @@ def test_copies_are_counted(tmp_path, shape):
     ill = "generator collapsed"
     for samples, name in (
         (real[:64], "healthy"), (copies(1, 1e-3), ill), (copies(10, 0.02), ill)
-    ):  # fmt: skip
+    ):
         assert fair_gan(None, samples, None).names == [name]
     # of ten pictures a perfect model draws ten
     assert fair_gan(tmp_path / "ten", copies(10), real[:10], pictures=10).names == ["healthy"]
@@ -656,7 +656,7 @@ def test_points_are_not_pictures():
         ([1.4, 0.59], "generator collapsed"), ([0.4, 0.59], "generator collapsed"),
         ([0.39, 0.39], "generator collapsed"),
     ],
-)  # fmt: skip
+)
 def test_diversity_that_falls(diversity, name):
     pictures = 2 * torch.rand(64, 1, 16, 16) - 1
     assert fair_gan(None, pictures, pictures, diversity=diversity).names == [name]

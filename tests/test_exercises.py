@@ -90,7 +90,7 @@ def played(tmp_path_factory):
     done = warm.run(
         rules.ROOT / "tests" / "play_notebooks.py", *names,
         cwd=rules.ROOT, env=os.environ | {"IPYTHONDIR": str(folder)}, seconds=1200,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -110,7 +110,7 @@ def test_what_is_no_mistake_or_nobody_can_see_makes_no_mutant():
     assert texts(nothing, seen=executed, plumbing={"check"}) == [
         "check(x, 3 + x)", "check(x, x - 3)", "check(x, 3)", "check(x, -x)",
         "check(x, 4 - x)", "check(x, 2 - x)",
-    ]  # fmt: skip
+    ]
 
 
 def numbered(source):

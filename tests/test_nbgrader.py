@@ -47,7 +47,7 @@ def course(tmp_path_factory, nbgrader):
     env = os.environ | {
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
         "JUPYTER_PATH": str(course / "jupyter"), "JUPYTER_CONFIG_DIR": str(course / "config"),
-    }  # fmt: skip
+    }
 
     def run(command):
         done = warm.run("-m", "nbgrader", command, STEM, cwd=course, env=env)

@@ -1,5 +1,6 @@
 """The house's rules, asserted for every chapter. That the cells run at all is nbval's part."""
 
+import glossary
 import pytest
 import rules
 
@@ -64,7 +65,11 @@ def test_readme_shows_what_was_measured():
     said(rules.readme())
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "NOTATION.md", "TEACHING.md",
+def test_the_glossary_is_what_the_notation_says():
+    said(glossary.problems())
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "GLOSSARY.md", "NOTATION.md", "TEACHING.md",
                                   "exercises/README.md", "exercises/projects/own_pictures.md",
                                   "exercises/projects/cure_a_collapse.md",
                                   "solutions/README.md", "benchmarks/README.md",

@@ -108,7 +108,7 @@ WITHOUT_TORCH = [
     [], ["trian"], ["train", "dcgna"], ["train", "dcgan", "--stesp", "3"], ["train"],
     ["train", "dcgan", "--steps", "many"], ["train", "dcgan", "--beta", "1"],
     ["doctor"], ["doctor", ""], ["doctor", "a", "b"], ["grade", "x"],
-]  # fmt: skip
+]
 
 
 def test_help_and_misspelled_words_need_no_torch():
@@ -411,7 +411,7 @@ def test_what_a_processor_can_do_is_found_without_torchs_help(monkeypatch):
     monkeypatch.setattr(Path, "read_text", absent)
     said = "hw.optional.arm.FEAT_BF16: 0\nhw.optional.arm.FEAT_FP16: 1\n"
     monkeypatch.setattr(fast.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess(
-        [], 0, stdout=said))  # fmt: skip
+        [], 0, stdout=said))
     monkeypatch.setattr(sys, "platform", "darwin")
     assert asked() == {"FEAT_FP16"}
     monkeypatch.setattr(sys, "platform", "win32")

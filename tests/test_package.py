@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # A module imports only what stands here; `gencourse` itself imports nothing. "checks" stands for
 # all of a subfolder, "checks.chapter" for each chapter's file.
 MATHS = {"data", "divergences", "doctor", "evaluate", "latent", "losses", "nets", "runtime",
-         "shapes", "train"}  # fmt: skip
+         "shapes", "train"}
 MAY_IMPORT = {
     "__init__": set(),
     "runtime": set(),
@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "classroom.grade": {
         "checks", "classroom.sandbox", "classroom.submissions", "plot", "runtime", "checkpoint",
     },
-}  # fmt: skip
+}
 MAY_IMPORT["__main__"] = {name.split(".")[0] for name in MAY_IMPORT} - {"__init__"}
 
 
@@ -156,6 +156,13 @@ def test_ruff_finds_nothing_to_mend():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_codespell_finds_no_word_spelt_wrong():
+    """The texts; notebooks are made from them."""
+    command = [sys.executable, "-m", "codespell_lib", "."]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 # --- what is installed ----------------------------------------------------------------------------
 
 # What each package is called on conda-forge, where that differs.
@@ -209,6 +216,7 @@ def test_lower_bounds_are_not_above_what_colab_has():
 # --- pages ----------------------------------------------------------------------------------------
 
 COMMANDS = [
+    f"git clone {rules.repository()} && cd {rules.repository().rsplit('/', 1)[1]}",
     "pip install uv",
     "uv run jupyter lab chapters/00_start_here.ipynb",
     "uv run pytest",
@@ -224,12 +232,12 @@ def commands(page):
 
 def test_the_readme_gives_the_commands_and_ci_runs_them():
     readme = commands((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert [line for line in readme if line in COMMANDS] == COMMANDS
+    assert readme == COMMANDS, "in this order, and no others"
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     lines = [line.strip() for line in script.splitlines()]
     assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
     assert lines[-1] == COMMANDS[-1], "CI ends in the README's own test command"
-    assert any(COMMANDS[0] in line for line in lines)
+    assert any("pip install uv" in line for line in lines)
     assert "../shared/data" in script and "GENCOURSE_DATA" in script
     # before, the same as a stranger has it, and at the end nothing is skipped that can be had
     (stranger,) = (line for line in lines if line.endswith("uv run pytest -m needs -n0"))

@@ -32,7 +32,7 @@ def test_mixed_devices_are_refused_but_for_a_number():
         lambda: a.add_(b), lambda: b.add_(a), lambda: F.linear(a[None], b[None]),
         lambda: b * a.sum(), lambda: torch.where(a > 0, a, b), lambda: b.sum().add_(a.sum()),
         lambda: torch.stack([a.sum(), b.sum()]), lambda: nn.Linear(3, 1)(a),
-    ):  # fmt: skip
+    ):
         refuses(mixed, SAME_DEVICE)
     assert (a + b.sum()).is_cuda and (b.sum() + a).is_cuda and (a * 2).is_cuda
     refuses(lambda: torch.zeros(1, device="cuda:1"), "invalid device ordinal")
@@ -75,7 +75,7 @@ def test_numpy_is_refused_and_numbers_come_back():
     import matplotlib.pyplot as plt
 
     for f in (a.numpy, lambda: np.asarray(a), lambda: np.array(a), lambda: plt.imshow(a),
-              lambda: plt.plot(a[0])):  # fmt: skip
+              lambda: plt.plot(a[0])):
         refuses(f, "can't convert cuda:0 device type tensor to numpy", TypeError)
     assert a.cpu().numpy().sum() == 4 and a.sum().item() == 4 and f"{a.mean():.2f}" == "1.00"
     assert not torch.from_numpy(np.ones(2)).is_cuda and torch.tensor([1.0], device="cuda").is_cuda
@@ -87,7 +87,7 @@ def test_numpy_is_refused_and_numbers_come_back():
 @on("T4")
 def test_modules_move_and_stay_the_same_objects():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
-                        nn.Dropout(0.5), nn.Linear(4 * 36, 1))  # fmt: skip
+                        nn.Dropout(0.5), nn.Linear(4 * 36, 1))
     before = list(net.parameters())
     assert net.to("cuda", memory_format=torch.channels_last) is net
     for old, new in zip(before, net.parameters(), strict=True):
@@ -178,7 +178,7 @@ def test_every_adam_takes_the_cpus_steps():
 @on("T4")
 def test_autocast_follows_cudas_lists_and_the_scaler_skips_what_overflowed():
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
-                        nn.ConvTranspose2d(4, 1, 4, 2, 1)).cuda()  # fmt: skip
+                        nn.ConvTranspose2d(4, 1, 4, 2, 1)).cuda()
     optimizer, scaler = torch.optim.Adam(net.parameters(), fused=True), torch.amp.GradScaler("cuda")
     x, scale = torch.randn(2, 1, 8, 8).cuda(), scaler.get_scale()
     with torch.autocast("cuda", torch.float16):

@@ -317,7 +317,7 @@ def test_an_option_of_another_kind_is_refused_and_steps_is_needed(digits):
     for loop, wrong in [
         (train.train_gan, "beta"), (train.train_vae, "ema_decay"),
         (train.train_classifier, "sample_every"), (train.train_classifier, "betas"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(TypeError, match=f"has no option '{wrong}'"):
             loop(digits, *gan()[: 2 if loop is train.train_gan else 1], steps=1, **{wrong: 1})
     with pytest.raises(TypeError, match="missing a required argument: 'steps'"):
@@ -331,7 +331,7 @@ EDGES = [
       for value in (least - 1, most + 1, float("nan"), float("inf"), -float("inf"))),
     {"steps": 2.5}, {"batch_size": 1.5}, {"out": ""}, {"precision": "fp8"}, {"precision": ""},
     {"tracker": "paper"}, {"tracker": ""}, {"out": __file__},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("wrong", EDGES, ids=str)

@@ -24,6 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import glossary
 import ipykernel.kernelspec
 import nbformat
 import rules
@@ -135,6 +136,10 @@ def save_readme():
         write(rules.README, new)
 
 
+def save_glossary():
+    write(glossary.GLOSSARY, glossary.current())
+
+
 def execute(notebook, profile, runs):
     """Run every cell in place.
 
@@ -224,11 +229,12 @@ def clean(notebook, replacements):
     notebook.metadata.pop("widgets", None)
 
 
-def build(stem, profile, found=None):
+def build(stem, profile, found=None, keep=None):
     """Text → notebook, run, stamp; on any failure the notebook stays what it was.
 
     found: folder of finished runs that the chapter starts from, or None for an empty one. The stamp
-    says how many they are, because the run time is without them.
+    says how many they are, because the run time is without them. keep: folder that gets the
+    chapter's runs, or None to throw them away.
     """
     if profile == "gpu":
         _require_gpu()
@@ -237,7 +243,7 @@ def build(stem, profile, found=None):
     notebook = combined(text, previous)
     code_hash = rules.code_hash(notebook, profile)
     found_runs = len(list(Path(found).rglob("config.json"))) if found else 0
-    seconds, peak_mb, data, machine = _run(stem, notebook, profile, found)
+    seconds, peak_mb, data, machine = _run(stem, notebook, profile, found, keep)
     earlier = (previous.metadata.get("gencourse") or {}) if previous else {}
     measured = {**earlier.get("seconds_by_profile", {}), profile: round(seconds, 1)}
     notebook.metadata["gencourse"] = {
@@ -255,7 +261,7 @@ def build(stem, profile, found=None):
     print(f"{stem}: {rules.minutes(seconds)} min, peak memory {peak_mb} MB, {machine}")
 
 
-def _run(stem, notebook, profile, found=None):
+def _run(stem, notebook, profile, found=None, keep=None):
     """Run a notebook in a folder of its own, clean it, and return what `execute` does."""
     print(f"{stem}: running with the {profile} profile", flush=True)
     with tempfile.TemporaryDirectory(prefix="gencourse-", ignore_cleanup_errors=True) as runs:
@@ -265,6 +271,8 @@ def _run(stem, notebook, profile, found=None):
             measured = execute(notebook, profile, Path(runs))
         except BuildError as error:
             raise BuildError(f"{stem} was not built, its notebook is unchanged. {error}") from None
+        if keep:
+            shutil.copytree(runs, keep, dirs_exist_ok=True)
         folders = {runs: "runs"}
         if data_folder := os.environ.get("GENCOURSE_DATA"):
             folders[data_folder] = "$GENCOURSE_DATA"
@@ -308,7 +316,9 @@ def problems(stems=()):
     solved = rules.stems(rules.SOLUTIONS / "text")
     found = [sentence for stem in stems or rules.stems() for sentence in rules.chapter(stem)]
     found += [x for s in solved if s in stems or not stems for x in exercises.solution(s)]
-    return found if stems else found + rules.orphans() + exercises.orphans() + rules.readme()
+    if stems:
+        return found
+    return found + rules.orphans() + exercises.orphans() + rules.readme() + glossary.problems()
 
 
 def _stem(name, stems):
@@ -329,6 +339,7 @@ def main():
     for command in (one, more):
         command.add_argument("--profile", choices=("cpu", "gpu", "smoke"), default="cpu")
     one.add_argument("--runs", type=Path, help="finished runs that the chapters may find")
+    one.add_argument("--keep", type=Path, help="where the chapters' runs are left, for others")
     solutions = commands.add_parser("solutions", help="run solutions and make their exercises")
     solutions.add_argument("solution", nargs="*", help="such as 05_dcgan; none: all of them")
     commands.add_parser("sync", help="take over prose edits; nothing is run")
@@ -342,7 +353,8 @@ def main():
                 raise BuildError(f"--runs {arguments.runs} is no folder.")
             stems = rules.stems()
             for stem in [_stem(c, stems) for c in arguments.chapter] if named else changed():
-                build(stem, arguments.profile, arguments.runs if named else None)
+                runs = (arguments.runs, arguments.keep) if named else (None, None)
+                build(stem, arguments.profile, *runs)
                 print("\n".join(rules.chapter(stem)))
         if arguments.command == "solutions":
             stems = rules.stems(rules.SOLUTIONS / "text")
@@ -355,6 +367,7 @@ def main():
                     if notebook := rules.read_notebook(stem, home):
                         save(stem, notebook, home)
             save_readme()
+            save_glossary()
         if arguments.command == "check":
             if found := problems([_stem(c, rules.stems()) for c in arguments.chapter]):
                 raise BuildError("\n".join(found))

@@ -133,7 +133,7 @@ def rebuilt(trees, names, seen=None):
         old, new = vars(module)[name], vars(copies[module])[name]
         for other in copies.values():  # `from … import name`
             for alias in [k for k, v in vars(other).items()
-                          if v is old and (callable(v) or k == name)]:  # fmt: skip
+                          if v is old and (callable(v) or k == name)]:
                 setattr(other, alias, new)
     return new
 
@@ -276,7 +276,7 @@ def main(arguments=None):
     parser.add_argument("--write", action="store_true", help="the numbers, into the table")
     given = parser.parse_args(arguments)
     chosen = [e for stem, several in core.assignments().items() for e in several
-              if not given.which or {stem, stem[:2], e.name} & set(given.which)]  # fmt: skip
+              if not given.which or {stem, stem[:2], e.name} & set(given.which)]
     torch.optim.SGD([torch.zeros(1)])  # imports what takes seconds, once for all forks
     text = TABLE.read_text(encoding="utf-8")
     results = {}
@@ -294,10 +294,10 @@ def main(arguments=None):
     survivors, stale = problems(results, explained(text))
     for name, one in survivors:
         print(f"{one.mutant.place} survives: a case is missing, or the table's reason\n"
-              f"{entry(name, one.mutant)}")  # fmt: skip
+              f"{entry(name, one.mutant)}")
     for name, operator, before, after in stale:
         print(f"No such survivor any more, take it off the table:\n"
-              f"{entry(name, Mutant('', operator, before, after))}")  # fmt: skip
+              f"{entry(name, Mutant('', operator, before, after))}")
     return bool(survivors or stale)
 
 

@@ -21,7 +21,7 @@ SWAPS = {
     ast.GtE: (ast.Gt, ast.Lt), ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,),
     ast.IsNot: (ast.Is,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,), ast.And: (ast.Or,),
     ast.Or: (ast.And,),
-}  # fmt: skip
+}
 PAIRS = (
     "sum mean, min max, amin amax, argmin argmax, minimum maximum, std var, any all, rand randn, "
     "rand_like randn_like, zeros ones, zeros_like ones_like, normal_ uniform_, zeros_ ones_, "
@@ -255,7 +255,7 @@ def drop_statement(node):
 OPERATORS = (
     swap_operator, swap_sides, drop_part, flip_sign, change_constant, swap_arguments, change_axis,
     change_function, drop_call, change_keyword, off_by_one, change_branch, drop_statement,
-)  # fmt: skip
+)
 
 
 # --- options written out --------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class WrittenOut(ast.NodeTransformer):
     def visit_BinOp(self, node):
         self.generic_visit(node)
         left, right = (getattr(n, "value", None) if isinstance(n, ast.Constant) else None
-                       for n in (node.left, node.right))  # fmt: skip
+                       for n in (node.left, node.right))
         if isinstance(node.op, ast.Mult) and 0 in (left, right):
             return ast.Constant(0)
         neutral = self.NEUTRAL.get(type(node.op), ...)
@@ -323,7 +323,7 @@ class WrittenOut(ast.NodeTransformer):
         self.generic_visit(node)
         is_and = isinstance(node.op, ast.And)
         if any(isinstance(v, ast.Constant) and v.value is not is_and and isinstance(v.value, bool)
-               for v in node.values):  # fmt: skip
+               for v in node.values):
             return ast.Constant(not is_and)
         neutral = (True,) if is_and else (False, None)
         kept = [v for v in node.values if getattr(v, "value", ...) not in neutral]
@@ -417,7 +417,7 @@ class Probed(ast.NodeTransformer):
             value = getattr(node, field)
             several = isinstance(value, list)
             setattr(node, field, [*map(self.reporting, value)] if several else
-                    self.reporting(value))  # fmt: skip
+                    self.reporting(value))
         if not isinstance(node, (ast.Module, ast.ClassDef, *OPTIONAL)):
             for field in BLOCKS:
                 block = getattr(node, field, None) or []

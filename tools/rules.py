@@ -176,12 +176,11 @@ def estimates():
 
 
 def filled_readme(readme, stamps):
-    """The README with badges, and the run times of the chapters' stamps (stem → stamp or None)."""
+    """The README with links, and the times of the chapters' stamps (stem → stamp or None)."""
     estimated = estimates()
     for stem, stamp in stamps.items():
-        badge = "https://colab.research.google.com/assets/colab-badge.svg"
         measured = (stamp or {}).get("seconds_by_profile", {})
-        cells = {"badge": f"[![Open in Colab]({badge})]({colab_url(stem)})"}
+        cells = {"badge": f"[Colab]({colab_url(stem)})"}  # a badge would take a table's width
         for profile in PROFILES_TO_COMMIT:
             known = profile in measured
             cells[profile] = minutes(measured[profile]) if known else "not measured yet"
@@ -193,7 +192,8 @@ def filled_readme(readme, stamps):
             start, end = f"<!-- {name} {stem} -->", f"<!-- /{name} -->"
             pattern = re.compile(re.escape(start) + ".*?" + re.escape(end))
             readme = pattern.sub(lambda _, s=start, v=value, e=end: s + v + e, readme)
-    return readme
+    clone = f"git clone {repository()} && cd {repository().rsplit('/', 1)[1]}"
+    return re.sub(r"^git clone \S+ && cd \S+$", lambda _: clone, readme, flags=re.M)
 
 
 # --- the rules ------------------------------------------------------------------------------------

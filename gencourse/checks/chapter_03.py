@@ -467,7 +467,7 @@ def classifiers(rng):
         wrong[-2:] = True  # … and fewer in the last one
         labels = torch.where(wrong, (labels + 1) % 4, labels)
         drawn.append({"net": seed, "training": training, "x": x, "labels": labels,
-                      "batch_size": batch_size})  # fmt: skip
+                      "batch_size": batch_size})
     return drawn
 
 

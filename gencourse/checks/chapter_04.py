@@ -30,9 +30,9 @@ def judged(rng):
     """
     sizes = [(5, 5, 1.0), (4, 7, 0.9), (1, 1, 0.7)]
     drawn = [{"real_logits": 1.5 * normals(rng, n), "fake_logits": 1.5 * normals(rng, m),
-              "target": t} for n, m, t in sizes]  # fmt: skip
+              "target": t} for n, m, t in sizes]
     for dtype, t, fooled in [(torch.float32, 0.9, False), (torch.float32, 1.0, True),
-                             (torch.float64, 0.9, True)]:  # fmt: skip
+                             (torch.float64, 0.9, True)]:
         real, fake = (5 + normals(rng, 40_000, dtype=dtype) / 10 for _ in range(2))
         real[0] = fake[0] = 200
         sign = -1 if fooled else 1
@@ -302,11 +302,11 @@ smoothed_optimum = Exercise(
 def densities(rng):
     targets = [(1.0, 0.0), (0.9, 0.0), (0.9, 0.1), (0.7, 0.2)]
     drawn = [{"p": normals(rng, 3, 2).exp(), "q": normals(rng, 3, 2).exp(), "real_target": a,
-              "fake_target": b} for a, b in targets]  # fmt: skip
+              "fake_target": b} for a, b in targets]
     p, q = torch.tensor([0.4, 0.0]), torch.tensor([0.0, 0.3])
     tail = {k: 1e-30 * normals(rng, 5).exp() for k in "pq"}
     return [*drawn, {"p": p, "q": q, "real_target": 0.8, "fake_target": 0.3},
-            {**tail, "real_target": 0.9, "fake_target": 0.2}]  # fmt: skip
+            {**tail, "real_target": 0.9, "fake_target": 0.2}]
 
 
 @smoothed_optimum.reference
@@ -644,7 +644,7 @@ def _step(*game, **options):
 
 
 def _turns(G, D, g_opt, d_opt, x_real, z, *, d_loss_of=losses.discriminator_loss,
-           g_loss_of=losses.generator_loss, zero=("d", "g"), again=False):  # fmt: skip
+           g_loss_of=losses.generator_loss, zero=("d", "g"), again=False):
     """The step, with what wrong answers change: the losses, who zeroes in which turn, the noise."""
     x_fake = G(z)
     d_loss = d_loss_of(D(x_real), D(x_fake.detach()))
@@ -863,11 +863,11 @@ train_pair = Exercise(
 @train_pair.cases
 def longer_trainings(rng):
     return tiny_pairs(rng, [(5, 4, {"rate": 0.1}), (2, 1, {"rate": 0.3}), (4, 6, {"rate": 0.05}),
-                            (1, 4, {"rate": 0.1, "graphs": True})])  # fmt: skip
+                            (1, 4, {"rate": 0.1, "graphs": True})])
 
 
 def _train(G, D, x_real, z, rate, *, g_moves=None, d_moves=None, zero_d=True, zero_late=False,
-           zero_g=True, detach=True, deaf=False, old=False, told=torch.Tensor.item):  # fmt: skip
+           zero_g=True, detach=True, deaf=False, old=False, told=torch.Tensor.item):
     """The training, with what wrong answers change."""
     g_opt = torch.optim.SGD(g_moves or list(G.parameters()), lr=rate)
     d_opt = torch.optim.SGD(d_moves or list(D.parameters()), lr=rate)
@@ -974,7 +974,7 @@ def nothing_zeroed(G, D, x_real, z, rate):
 def g_first(G, D, x_real, z, rate):
     g_opt, d_opt = (torch.optim.SGD(net.parameters(), lr=rate) for net in (G, D))
     found = [_generator_first(G, D, g_opt, d_opt, x, noise, run_again=True)
-             for x, noise in zip(x_real, z, strict=True)]  # fmt: skip
+             for x, noise in zip(x_real, z, strict=True)]
     return tuple([loss.item() for loss in each] for each in zip(*found, strict=True))
 
 

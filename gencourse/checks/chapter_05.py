@@ -30,7 +30,7 @@ def layers(rng):
         return int(torch.randint(low, high, (), generator=rng))
 
     fixed = [[7, [(4, 2, 1, 0), (4, 2, 1, 0)]], [5, [(3, 2, 1, 1)]], [4, [(5, 1, 0, 0)]],
-             [1, [(4, 1, 0, 0), (4, 2, 1, 0), (4, 2, 1, 0)]], [3, [(2, 3, 0, 0)]]]  # fmt: skip
+             [1, [(4, 1, 0, 0), (4, 2, 1, 0), (4, 2, 1, 0)]], [3, [(2, 3, 0, 0)]]]
     drawn = [[draw(2, 9), [(draw(4, 8), 3, draw(1, 2), 2), (draw(4, 6), 2, 1, draw(0, 2))]],
              [draw(2, 9), [(4, 2, 1, 1), (6, 2, 2, 0), (5, 3, 1, 2)]]]
     return [{"n": n, "layers": each} for n, each in [*fixed, *drawn, [6, []]]]
@@ -184,7 +184,7 @@ LAYERS, NORMS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear), (nn.BatchNorm1d, nn.
 
 
 def initialised(module, spread=0.02, centre=1.0, kinds=LAYERS, biases=True,
-                draw=nn.init.normal_):  # fmt: skip
+                draw=nn.init.normal_):
     """What all the wrong answers are variations of."""
     if isinstance(module, kinds):
         draw(module.weight, 0.0, spread)
@@ -396,7 +396,7 @@ ema_update = Exercise(
 def pairs_of_nets(rng):
     options = [(3, False, 0.9, 3), (1, True, 0.5, 1), (2, True, 0.995, 4), (2, False, 0.0, 1)]
     return [{"nets": draw_seed(rng), "size": n, "double": double, "decay": d, "updates": u}
-            for n, double, d, u in options]  # fmt: skip
+            for n, double, d, u in options]
 
 
 @torch.no_grad()
@@ -507,7 +507,7 @@ def nets_with_flags(rng):
     frozen = [[], [0, 2], [0, 1, 2]]  # every third weight, from these on
     stops = ["ValueError", "KeyboardInterrupt", "KeyboardInterrupt"]
     return [{"x": normals(rng, 5, 3), "net": draw_seed(rng), "frozen": each, "stop": stop}
-            for each, stop in zip(frozen, stops, strict=True)]  # fmt: skip
+            for each, stop in zip(frozen, stops, strict=True)]
 
 
 def flags_of(net):
@@ -706,7 +706,7 @@ look_at = Exercise(
 def trainings(rng):
     return [{"z": normals(rng, still, z_dim), "noise": normals(rng, 3, 6, z_dim),
              "net": draw_seed(rng), "training": training}
-            for z_dim, still, training in [(2, 4, True), (3, 1, True), (2, 6, False)]]  # fmt: skip
+            for z_dim, still, training in [(2, 4, True), (3, 1, True), (2, 6, False)]]
 
 
 @look_at.reference

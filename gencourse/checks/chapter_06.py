@@ -42,7 +42,7 @@ def clouds(rng):
         if exact is not None:  # the line: only off it, so that the nearest centre stays the nearest
             across[0] = 0
         parts = [around(centres, hits, inside, radius, across),
-                 around(centres, strays, outside, radius, across)]  # fmt: skip
+                 around(centres, strays, outside, radius, across)]
         x = torch.cat(parts if exact is None else [*parts, exact])
         x = x[torch.randperm(len(x), generator=rng)]
         return {"x": x, "centres": centres, "radius": radius, "least": least}
@@ -344,10 +344,10 @@ def critics_and_batches(rng):
         return {"net": draw_seed(rng), "flat": flat, "history": history,
                 "x_real": normals(rng, *shape),
                 "x_fake": normals(rng, *shape) - 1,
-                "epsilon": torch.rand(shape[0], generator=rng)}  # fmt: skip
+                "epsilon": torch.rand(shape[0], generator=rng)}
 
     return [case(6, 2), case(4, 2, 3, 4), case(1, 1, 2, 5), case(3, 1, 4, 3),
-            case(4, 2, flat=True), case(3, 2, history=True)]  # fmt: skip
+            case(4, 2, flat=True), case(3, 2, history=True)]
 
 
 def along(epsilon, x):
@@ -575,7 +575,7 @@ def weights_and_rounds(rng):
     zeros = {"W": torch.zeros(3, 2), "u": torch.ones(3), "rounds": 2}
     square = case(1, 5, 5)
     return [case(1, 4, 6), case(2, 6, 3, 3, 3), case(3, 5, 1), case(30, 3, 2),
-            square, zeros, case(2, 1, 2, 3)]  # fmt: skip
+            square, zeros, case(2, 1, 2, 3)]
 
 
 def iterated(W, u, rounds, of_v=F.normalize, of_u=F.normalize):
@@ -725,14 +725,14 @@ wgan_round = Exercise(
 def games(rng):
     def case(rounds, steps, optimizer, batch=5):
         return {"nets": draw_seed(rng), "x_real": 2 + normals(rng, rounds, steps, batch, 2),
-                "z": normals(rng, rounds, steps + 1, batch, 2), "optimizer": optimizer}  # fmt: skip
+                "z": normals(rng, rounds, steps + 1, batch, 2), "optimizer": optimizer}
 
     return [case(1, 1, "SGD"), case(2, 3, "SGD"), case(2, 2, "Adam"), case(1, 3, "SGD", batch=1)]
 
 
 def play(G, C, g_opt, c_opt, x_reals, zs, penalty, *, sign=1, g_sign=1, logistic=False, zero=True,
          same_noise=False, g_first=False, g_each=False, penalised=True, g_zero=True, g_noise=-1,
-         total=False):  # fmt: skip
+         total=False):
     """What the right answer and all the wrong ones are variations of."""
 
     def move_g(z):
@@ -893,15 +893,15 @@ clipped_step = Exercise(
 def critics_to_clip(rng):
     def case(clip, batch, shift):
         return {"net": draw_seed(rng), "x_real": normals(rng, 3, batch, 2),
-                "x_fake": normals(rng, 3, batch, 2) + shift, "clip": clip}  # fmt: skip
+                "x_fake": normals(rng, 3, batch, 2) + shift, "clip": clip}
 
     return [case(0.1, 6, 3), case(1.5, 4, 2), case(0.3, 1, 1),
-            {**case(0.3, 2, 1), "graphs": True}]  # fmt: skip
+            {**case(0.3, 2, 1), "graphs": True}]
 
 
 def clipping_step(critic, optimizer, x_real, x_fake, clip, *, squash=lambda c: c, weights=True,
                   gradients=False, lengths=False, before=False, least=-1, most=1, biases=True,
-                  sign=1, zero=True, after=False, told=torch.Tensor.item):  # fmt: skip
+                  sign=1, zero=True, after=False, told=torch.Tensor.item):
     def clip_weights():
         with torch.no_grad():
             for weight in critic.parameters():
@@ -937,7 +937,7 @@ def right_clip(critic, optimizer, x_real, x_fake, clip):
 )
 def still_broken(critic, optimizer, x_real, x_fake, clip):
     return clipping_step(critic, optimizer, x_real, x_fake, clip, squash=torch.sigmoid,
-                         weights=False)  # fmt: skip
+                         weights=False)
 
 
 @clipped_step.wrong(

@@ -37,7 +37,7 @@ def distances(rng):
     equal = {"to_training": torch.cat([whole(23), torch.zeros(5)]), "honest": whole(20)}
     return [case(40, 37, 11, 0.1), case(50, 33, 2, 0.3),
             case(20, 37, 0, 0.2, shift=1), case(1, 15, 1, 0.5, shift=1),
-            case(4, 11, 1, 0.5, shift=1), {**equal, "level": 0.3}]  # fmt: skip
+            case(4, 11, 1, 0.5, shift=1), {**equal, "level": 0.3}]
 
 
 def shares(to_training, honest, threshold):
@@ -240,7 +240,7 @@ def gaussians(rng):
     def case(d, rank=None):
         mu_x, mu_y = 2 * normals(rng, 2, d, dtype=torch.float64)
         return {"mu_x": mu_x, "cov_x": covariance(d, rank), "mu_y": mu_y,
-                "cov_y": covariance(d, rank)}  # fmt: skip
+                "cov_y": covariance(d, rank)}
 
     same = case(4)
     same |= {"mu_y": same["mu_x"].clone(), "cov_y": same["cov_x"].clone()}
@@ -255,7 +255,7 @@ def gaussians(rng):
     flat |= {"mu_y": flat["mu_x"].clone(), "cov_y": 1.2 * flat["cov_x"] + 0.01 * torch.eye(20)}
     turned = dict(zip(flat, [flat[k] for k in ("mu_y", "cov_y", "mu_x", "cov_x")], strict=True))
     return [case(5), case(1), diagonal, same, case(20, rank=3), constant, narrow, one_picture,
-            flat, turned]  # fmt: skip
+            flat, turned]
 
 
 def root(S, clamp=True):
@@ -481,7 +481,7 @@ def streams(rng):
     def case(rows, d, offset, looks, dtype=torch.float32, size=1.0, again=0):
         drift = range(len(rows))  # so that the batches' means differ
         batches = [(offset + 2 * i + size * normals(rng, n, d, dtype=dtype))
-                   for i, n in zip(drift, rows, strict=True)]  # fmt: skip
+                   for i, n in zip(drift, rows, strict=True)]
         return {"batches": batches, "looks": looks, "again": again}
 
     far = {"batches": [torch.full((1, 1), 10_000.0), torch.full((1, 1), 10_001.0)]}
@@ -489,7 +489,7 @@ def streams(rng):
     return [case([5, 3, 8], 3, 0, [2]), case([1, 1, 6, 2], 2, 3, [1, 3]),
             case([4, 7], 1, -5, [0, 1], torch.float64), case([9], 4, 3, [0]),
             far | {"looks": [1], "again": 0}, case([3, 4], 2, 0, [1], torch.float64, 1e25),
-            case([50], 50, 0, [], again=30), fine | {"looks": [1], "again": 0}]  # fmt: skip
+            case([50], 50, 0, [], again=30), fine | {"looks": [1], "again": 0}]
 
 
 @FeatureStream.reference
@@ -831,7 +831,7 @@ def two_sets(rng):
     corners = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])  # k = 0, too
     return [case(5, 7, 3), case(2, 2, 4), case(6, 3, 1), case(5, 5, 2),
             {"x": x, "y": x.clone()}, case(300, 4, 5), case(3, 4, 500),
-            {"x": corners, "y": x.clone()}, {"x": x.clone(), "y": corners.clone()}]  # fmt: skip
+            {"x": corners, "y": x.clone()}, {"x": x.clone(), "y": corners.clone()}]
 
 
 def cubic(a, b):
@@ -979,13 +979,13 @@ def sums_within(x, y):
 @kernel_distance.wrong("Of the pairs with oneself you take off the mean; take off their sum.")
 def mean_of_the_diagonal(x, y):
     return unbiased(x, y, within=lambda k: (k.sum() - k.diagonal().mean())
-                    / (len(k) * (len(k) - 1)))  # fmt: skip
+                    / (len(k) * (len(k) - 1)))
 
 
 @kernel_distance.wrong("The pairs with oneself are added once more; take them off.")
 def diagonal_added(x, y):
     return unbiased(x, y, within=lambda k: (k.sum() + k.diagonal().sum())
-                    / (len(k) * (len(k) - 1)))  # fmt: skip
+                    / (len(k) * (len(k) - 1)))
 
 
 @kernel_distance.wrong(
@@ -1020,7 +1020,7 @@ def sum_across(x, y):
 )
 def diagonal_across(x, y):
     return unbiased(x, y, across=lambda k: (k.sum() - k.diagonal().sum())
-                    / (k.numel() - min(k.shape)))  # fmt: skip
+                    / (k.numel() - min(k.shape)))
 
 
 @kernel_distance.wrong("The average across the sets counts twice, as in (a − b)² = a² + b² − 2ab.")
@@ -1096,7 +1096,7 @@ def real_and_generated(rng):
     near = {"real": grid[order], "fake": grid[some[:9]] + 5e-5, "k": 3}  # to edges, on both sides
     return [case(30, 40, 2, 3, 1.0), case(40, 25, 3, 1, 0.7, 0.3), case(25, 35, 2, 5, 2.0),
             case(12, 1, 2, 3, 0.3), case(4, 6, 1, 3, 1.0), case(60, 15, 8, 2, 0.4),
-            copies, doubles, near, case(24, 24, 3, 2, 0.8)]  # fmt: skip
+            copies, doubles, near, case(24, 24, 3, 2, 0.8)]
 
 
 def reach(x, k, p=2.0):

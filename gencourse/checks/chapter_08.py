@@ -154,15 +154,15 @@ def codes_and_logits(rng):
         {"logits": 2 * normals(rng, *shape), "x": pictures(rng, *shape),
          "mu": normals(rng, shape[0], z), "logvar": normals(rng, shape[0], z), "beta": beta}
         for shape, z, beta in sizes
-    ]  # fmt: skip
+    ]
     sure = torch.tensor([1000.0, -1000.0, -1000.0, 1.0]).view(1, 1, 2, 2)
     far = {"logits": sure, "x": torch.tensor([-1.0, 1.0, -1.0, 1.0]).view(1, 1, 2, 2),
-           "mu": torch.tensor([[2200.0, 0.0, 1.0]]), "logvar": normals(rng, 1, 3)}  # fmt: skip
+           "mu": torch.tensor([[2200.0, 0.0, 1.0]]), "logvar": normals(rng, 1, 3)}
     exact, vague = drawn[0] | {"beta": 10.0}, drawn[2] | {"beta": 0.1}  # as codes, far out
     exact["logvar"] = exact["logvar"] - 25
     vague["logvar"] = vague["logvar"] + 25
     return [*drawn, {**far, "beta": 1.0}, {k: v.double() for k, v in far.items()} | {"beta": 1.0},
-            exact, vague, drawn[0] | {"beta": 0.0}]  # fmt: skip
+            exact, vague, drawn[0] | {"beta": 0.0}]
 
 
 @negative_elbo.reference
@@ -739,7 +739,7 @@ def linear_nets(rng):
             "decoder": normals(rng, d, z),
             "bias": normals(rng, d),
             "noise": normals(rng, b, z),
-        })  # fmt: skip
+        })
     wide = {name: value.clone() for name, value in found[1].items()}
     along = wide["x"][0] / wide["x"].square().sum()
     wide["encoder"][3:] = torch.outer(torch.tensor([-25.0, 0.0, 12.0]), along)  # gives these logvar
@@ -1042,7 +1042,7 @@ def weights(rng):
     """Rows and columns far apart: no single number can be taken out of all of them."""
     levels = [(1, 3, 2, -5.0), (4, 2, 3, -5.0), (8, 1, 1, -900.0), (3, 2, 2, -900.0),
               (4, 3, 2, [-100.0, -2000.0, -900.0]), (3, 2, 1, [[-5000.0], [-900.0], [-2000.0]]),
-              (3_000, 2, 1, -5.0)]  # fmt: skip
+              (3_000, 2, 1, -5.0)]
     found = []
     for k, b, z, level in levels:
         mu, logvar = normals(rng, b, z), normals(rng, b, z)
@@ -1051,12 +1051,12 @@ def weights(rng):
             "z": mu + torch.exp(logvar / 2) * normals(rng, k, b, z),
             "mu": mu,
             "logvar": logvar,
-        })  # fmt: skip
+        })
     in_double = [{name: value.double() for name, value in found[i].items()} for i in (4, 5)]
     mu, wide = normals(rng, 2, 2), torch.tensor([[-24.0, 0.0], [0.0, 22.0]])
     far = {"log_likelihood": normals(rng, 3, 2) - 5,
            "z": mu + torch.exp(wide / 2).clamp(max=3) * normals(rng, 3, 2, 2),  # so p(z) is no 0
-           "mu": mu, "logvar": wide}  # fmt: skip
+           "mu": mu, "logvar": wide}
     return [*found, *in_double, far]
 
 
@@ -1252,7 +1252,7 @@ def likelihood_missing(log_likelihood, z, mu, logvar):
 @importance_weighted.wrong("You sum over draws and pictures as well: only the latents add up.")
 def ratio_summed_over_all(log_likelihood, z, mu, logvar):
     return log_mean_weight(log_likelihood - log_ratio(z, mu, logvar)
-                           + log_ratio(z, mu, logvar).sum(), z, mu, logvar)  # fmt: skip
+                           + log_ratio(z, mu, logvar).sum(), z, mu, logvar)
 
 
 @importance_weighted.wrong("μ and logvar are exchanged.")

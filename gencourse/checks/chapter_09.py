@@ -29,7 +29,7 @@ def labelled_codes(rng):
     found = []
     for n, z, strength, turned in [(401, 8, 0.3, False), (200, 40, 0.5, False),
                                    (301, 3, 0.8, False), (150, 100, 0.0, False),
-                                   (241, 6, 0.7, True)]:  # fmt: skip
+                                   (241, 6, 0.7, True)]:
         labels = (torch.rand(n, generator=rng) < 0.4).long()
         labels[:2], labels[-2:] = torch.tensor([0, 1]), torch.tensor([0, 1])
         signal = torch.zeros(z)
@@ -499,7 +499,7 @@ def generators(rng):
             "net": draw_seed(rng),
             "copied": b == 2,
             "training": len(found) == 4,
-        })  # fmt: skip
+        })
     return found
 
 
@@ -613,7 +613,7 @@ def shell_not_squared(generator, z, x, lr, penalty):
 @inversion_step.wrong("Z is how many latents a picture has; yours is the number of pictures.")
 def batch_for_latents(generator, z, x, lr, penalty):
     return shell_of(lambda length, _: (length - math.sqrt(len(z))) ** 2)(
-        generator, z, x, lr, penalty)  # fmt: skip
+        generator, z, x, lr, penalty)
 
 
 @inversion_step.wrong("λ is missing before the second term.")
@@ -646,7 +646,7 @@ def error_not_squared(generator, z, x, lr, penalty):
 @inversion_step.wrong("The error's term is missing: nothing pulls G(z) towards the picture.")
 def no_error(generator, z, x, lr, penalty):
     return step_along(
-        z, lr, lambda z: loss_per_picture(generator, z, generator(z), penalty).sum())  # fmt: skip
+        z, lr, lambda z: loss_per_picture(generator, z, generator(z), penalty).sum())
 
 
 @inversion_step.wrong("The second term is taken off; it is added, so that leaving the shell costs.")
@@ -1047,7 +1047,7 @@ def nan_where_a_cell_is_empty(codes, factors):
 @mutual_information_gap.wrong("The smallest value has rank 0, not 1: there are 20 bins, not 21.")
 def ranks_from_one(codes, factors):
     table, entropies = information(
-        codes, factors, lambda v: (v.argsort(dim=0).argsort(dim=0) + 1) * 20 // len(v))  # fmt: skip
+        codes, factors, lambda v: (v.argsort(dim=0).argsort(dim=0) + 1) * 20 // len(v))
     return varying(gap(table) / entropies, entropies)
 
 
@@ -1063,7 +1063,7 @@ def no_bins(codes, factors):
 )
 def ranked_along_rows(codes, factors):
     table, entropies = information(
-        codes, factors, lambda v: v.argsort().argsort() * 20 // len(v))  # fmt: skip
+        codes, factors, lambda v: v.argsort().argsort() * 20 // len(v))
     return varying(gap(table) / entropies, entropies)
 
 

@@ -181,9 +181,9 @@ def posteriors(rng):
         found.append({"mu": mu, "logvar": normals(rng, b, z) - scale, "n": n})
     far = torch.tensor([[0.0, 0.0], [6.0, 2.0]])  # one picture pays for both
     wide = {"mu": torch.tensor([[0.1, 30.0], [0.0, 1.0]]),  # rows hundreds of nats apart
-            "logvar": torch.tensor([[-8.0, 3.0], [0.0, 0.2]]), "n": 10**12}  # fmt: skip
+            "logvar": torch.tensor([[-8.0, 3.0], [0.0, 0.2]]), "n": 10**12}
     narrow = {"mu": normals(rng, 2, 2), "logvar": -12 - 4 * torch.rand(2, 2, generator=rng),
-              "n": 60_000}  # fmt: skip
+              "n": 60_000}
     blurred = narrow | {"logvar": -narrow["logvar"]}
     return [*found, {"mu": far, "logvar": torch.zeros_like(far), "n": 1_000}, wide, narrow, blurred]
 
@@ -567,7 +567,7 @@ def sets(rng):
     twice = normals(rng, 5, 3)
     twice[3] = twice[1]
     return [*drawn, {"x": shared, "y": shared[1:].clone()},
-            {"x": twice, "y": 0.5 + normals(rng, 5, 3)}]  # fmt: skip
+            {"x": twice, "y": 0.5 + normals(rng, 5, 3)}]
 
 
 def distances(a, b):
@@ -757,7 +757,7 @@ def three_nets(rng):
             "prior": normals(rng, b, z),
             "gamma": gamma,
             "nets": draw_seed(rng),
-        })  # fmt: skip
+        })
     return found
 
 
@@ -765,7 +765,7 @@ def three_losses(
     x, E, G, D, noise, prior, gamma, *, draw=True, judged=(True, True), scale=0.5, total=torch.sum,
     kl=1.0, price=1.0, fools=0.0, leak=0.0, fooling=1.0, saturating=False, twice=False,
     sigma=0.5, pixels=False, turned=1.0, real=1.0, fake=1.0, similar=1.0,
-):  # fmt: skip
+):
     """The losses of E, G and D; the options are what can go wrong in them."""
     mu, logvar = E(x)
     back = G(mu + torch.exp(sigma * logvar) * noise * draw)

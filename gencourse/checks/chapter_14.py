@@ -36,7 +36,7 @@ def devices(rng):
         (5, 2, 1e-3, 1e-5, 3e-3, 1), (3, 1, 2e-5, 5e-5, 0.0, 1), (7, 3, 0.1, 1e-4, 0.3, 1),
         (1, 0, 1e-3, 1e-5, 2e-3, 1), (5, 0, 3e-3, 2e-5, 0.1, 1), (3, 4, 1e-2, 1e-5, 1.0, 1),
         (5, 3, 1e-2, 1e-5, 0.5, 1e-2),
-    ]:  # fmt: skip
+    ]:
         drawn = (torch.rand(repeats, generator=rng, dtype=torch.float64) + 0.1).cumsum(0)
         fastest, *others = (scale * (0.3 + drawn)).tolist()
         order = torch.randperm(len(others), generator=rng).tolist()
@@ -45,14 +45,14 @@ def devices(rng):
             others[0] = 30 * max(others)
         first = (slow * scale * (9 + 5 * torch.rand(warm_up, generator=rng))).tolist()
         found.append({"seconds": [*first, fastest, *others], "launch": launch, "queued": queued,
-                      "warm_up": warm_up, "repeats": repeats})  # fmt: skip
+                      "warm_up": warm_up, "repeats": repeats})
     return found
 
 
 def stopwatch(
     work, clock, synchronise, warm_up, repeats, *, counted=False, before=True, after=True,
     first=False, behind=False, summary=statistics.median,
-):  # fmt: skip
+):
     """What the right answer and most wrong ones are variations of."""
     if first:
         synchronise()
@@ -298,14 +298,14 @@ def layers(rng):
         sides, kernel = (draw(6, 40), draw(6, 40)), (draw(2, 4), draw(4, 6))
         intensity = 10 ** draw(-1, 4)
         fixed.append(((b, c, *sides), (o, c, *kernel), draw(1, 4), draw(1, 3), 2 * draw(1, 3),
-                      1e12, 1e12 / intensity))  # fmt: skip
+                      1e12, 1e12 / intensity))
     names = "x_shape", "w_shape", "stride", "padding", "number_bytes", "pi", "beta"
     return [dict(zip(names, values, strict=True)) for values in fixed]
 
 
 def output_sides(x_shape, w_shape, stride, padding, *, pads=2, taps=1, edge=1, up=0):
     return [(n + pads * padding - taps * k + up * (stride - 1)) // stride + edge
-            for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]  # fmt: skip
+            for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]
 
 
 def products(x, w, y):
@@ -319,7 +319,7 @@ def numbers(x, w, y):
 def counts(
     x_shape, w_shape, stride, padding, number_bytes, *, of_one=2, work=products, moved=numbers,
     **options,
-):  # fmt: skip
+):
     """FLOPs and bytes; the options are what can go wrong in them."""
     sides = output_sides(x_shape, w_shape, stride, padding, **options)
     shapes = x_shape, w_shape, (x_shape[0], w_shape[0], *sides)
@@ -372,7 +372,7 @@ def one_place_too_many(*given):
 @conv_floor.wrong("A side has no fractions: what is left over by the stride is cut off, `//`.")
 def fractions(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
     sides = [(n + 2 * padding - k) / stride + 1
-             for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]  # fmt: skip
+             for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]
     shapes = x_shape, w_shape, (x_shape[0], w_shape[0], *sides)
     flops, traffic = 2 * products(*shapes), number_bytes * numbers(*shapes)
     return flops, traffic, max(flops / pi, traffic / beta)
@@ -443,7 +443,7 @@ def sides_rounded_up(*given):
 def zeros_moved(*given):
     padding = given[3]
     return miscounted(*given, moved=lambda x, w, y: numbers(
-        (*x[:2], x[2] + 2 * padding, x[3] + 2 * padding), w, y))  # fmt: skip
+        (*x[:2], x[2] + 2 * padding, x[3] + 2 * padding), w, y))
 
 
 @conv_floor.wrong("Rows and columns are exchanged: x_shape is (B, C, H, W), w_shape (…, k, k′).")
@@ -628,13 +628,13 @@ def losses(rng):
         if reach < 0:
             x, weights = x[::-1], weights[::-1]
         found.append({"weights": weights, "x": [v.half() for v in x], "y": y, "size": size,
-                      "scale": scale, "lr": 0.05 / size / abs(reach)})  # fmt: skip
+                      "scale": scale, "lr": 0.05 / size / abs(reach)})
     return found
 
 
 def scaled(
     weights, loss_of, scale, lr, *, by=None, dtype=torch.float16, unscale=None, start=None,
-):  # fmt: skip
+):
     """New weights, and whether all gradients were finite; the options are what can go wrong."""
     low = [w.detach().to(dtype).requires_grad_() for w in weights]
     found = torch.autograd.grad(loss_of(low) * (scale if by is None else by), low)
@@ -885,7 +885,7 @@ def orders(rng):
         (24, 2, [0, 1, 5], 8, 2), (10, 3, [0, 3, 4], 6, 1), (31, 2, [0, 2, 3], 12, 4),
         (21, 2, [0, 2, 5], 7, 3), (9, 4, [1, 3], 5, 5), (40, 1, [0, 1], 19, 4),
         (8, 2, [0, 3], 3, 4),
-    ]:  # fmt: skip
+    ]:
         order = torch.cat([torch.randperm(pictures, generator=rng) for _ in range(epochs)])
         found.append({"order": order, "steps": steps, "batch_size": batch_size, "world": world})
     return found
@@ -1021,7 +1021,7 @@ def shares(rng):
     for sizes, channels, sides, eps in [
         ([3, 1, 2], 3, (2, 3), 1e-5), ([2, 2], 1, (1, 1), 1e-5), ([4], 2, (3, 1), 0.1),
         ([1, 4], 2, (2, 2), 0.5), ([1, 1, 1, 2], 4, (1, 3), 1e-5),
-    ]:  # fmt: skip
+    ]:
         x = normals(rng, sum(sizes), channels, *sides)
         moved = x * 2 + torch.arange(len(x), dtype=x.dtype)[:, None, None, None]  # ranks differ
         found.append({"x": moved, "sizes": sizes, "eps": eps})
@@ -1039,7 +1039,7 @@ def per_channel(values):
 def normalised(
     x, eps, *, weigh=True, together=True, correction=0, squares=False, eps_outside=False,
     detached=False, rooted=True, mean_divided=True, var_divided=True,
-):  # fmt: skip
+):
     """A rank's program; the options are what can go wrong in it."""
     n = x.numel() // x.shape[1] if weigh else 1
     total = yield torch.tensor(float(n), dtype=x.dtype)

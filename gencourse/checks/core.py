@@ -66,7 +66,7 @@ class Exercise:
     def __init__(
         self, name, *, level, minutes, tests, hint, gradient=(), simplex=(), rtol=1e-4, atol=1e-5,
         dtype=False, free=(), random=False,
-    ):  # fmt: skip
+    ):
         self.name, self.level, self.minutes, self.tests, self.hint = (
             name, level, minutes, tests, hint,
         )
@@ -164,7 +164,7 @@ class Exercise:
 
     def _slopes_agree(self, name, one, good):
         one, good = (_along_simplex(g[name]) if name in self.simplex else g[name]
-                     for g in (one, good))  # fmt: skip
+                     for g in (one, good))
         return self._difference(one, good) is None
 
     def _trace(self, one, good):
@@ -340,7 +340,7 @@ def _difference(one, good, rtol, atol, dtype=True, where=""):
             shapes = f"{tuple(one.shape)}, expected {tuple(good.shape)}"
             return "shape", f"The shape is not right: {its.lower()} has {shapes}.", ""
         if one.dtype != good.dtype and (dtype or not (one.is_floating_point()
-                                                      and good.is_floating_point())):  # fmt: skip
+                                                      and good.is_floating_point())):
             return "dtype", f"The dtype is {one.dtype}; {good.dtype} was expected.", ""
         return _tensor_difference(one, good, rtol, atol, where)
     if isinstance(good, (list, tuple)):

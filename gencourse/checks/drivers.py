@@ -46,7 +46,7 @@ class _Nudge(torch.nn.Module):
 
 
 def make_net(seed, n_in, n_out, *tail, width=5, act=torch.nn.Tanh, batch_norm=False, frozen=False,
-             shared=False):  # fmt: skip
+             shared=False):
     """A small net (B, n_in) → (B, n_out), then `tail`, with what can go wrong in nets.
 
     It has a LayerNorm, an embedding and dropout; on demand BatchNorm, a frozen weight, and a layer
@@ -58,7 +58,7 @@ def make_net(seed, n_in, n_out, *tail, width=5, act=torch.nn.Tanh, batch_norm=Fa
     net = torch.nn.Sequential(
         first, *norms, act(), *twice, torch.nn.LayerNorm(width), _Nudge(width), _Dropout(1 / 3),
         torch.nn.Linear(width, n_out), *tail,
-    )  # fmt: skip
+    )
     rng = torch.Generator().manual_seed(seed)
     for name, value in net.state_dict().items():
         if value.is_floating_point():
@@ -138,7 +138,7 @@ def _layer(kind):
              "BatchNorm2d": (20_000,), "BatchNorm1d": (20_000,), "BatchNorm3d": (500,), "PReLU": (),
              "Embedding": (500, 20), "LayerNorm": ((50, 20),), "GroupNorm": (2, 500),
              "RMSNorm": (500,), "InstanceNorm2d": (500, 1e-5, 0.1, True),
-             "Bilinear": (20, 20, 25)}  # fmt: skip
+             "Bilinear": (20, 20, 25)}
     return getattr(torch.nn, name)(*sizes[name], **options)
 
 
@@ -173,7 +173,7 @@ def ema_update(answer, case):
         make_net(case["nets"] + i, case["size"], 2, batch_norm=True, frozen=True).to(
             torch.float64 if case["double"] else torch.float32)
         for i in range(2)
-    )  # fmt: skip
+    )
     for _ in range(case["updates"]):
         answer(average, source, case["decay"])
         with torch.no_grad():
@@ -449,11 +449,11 @@ def vaegan_gradients(answer, case):
     pixels, z = case["x"][0].numel(), case["noise"].shape[1]
     sizes = {"E": (pixels, 2 * z), "G": (z, pixels), "D": (pixels, 4)}
     nets = {k: make_net(case["nets"] + i, *size, width=9, shared=True)
-            for i, (k, size) in enumerate(sizes.items())}  # fmt: skip
+            for i, (k, size) in enumerate(sizes.items())}
     E = torch.nn.Sequential(torch.nn.Flatten(), nets["E"], _Halves())
     G = torch.nn.Sequential(nets["G"], torch.nn.Tanh(), torch.nn.Unflatten(1, case["x"].shape[1:]))
     D = _Judge(torch.nn.Sequential(torch.nn.Flatten(), nets["D"]),
-               torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.Flatten(0)))  # fmt: skip
+               torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.Flatten(0)))
     found = answer(case["x"], E, G, D, case["noise"], case["prior"], case["gamma"])
     if isinstance(found, dict):
         return {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in found.items()}

@@ -16,7 +16,7 @@ from gencourse.checks import values
 
 DEEPEST, MOST = 8, 1_000  # how far, and how many items of a list, a walk goes
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
-         "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")  # fmt: skip
+         "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -158,7 +158,7 @@ def _look(value, where, found):
     if isinstance(value, dict):
         found[f"{where}:length"] = len(value)
         return [(f"[{k!r}]" if isinstance(k, PLAIN) else f"[{i}]", v)
-                for i, (k, v) in enumerate([*value.items()][:MOST])]  # fmt: skip
+                for i, (k, v) in enumerate([*value.items()][:MOST])]
     if isinstance(value, (list, tuple, set, frozenset)):
         found[f"{where}:length"] = len(value)
         return [(f"[{i}]", v) for i, v in enumerate([*value][:MOST])]
@@ -184,7 +184,7 @@ def _copy(tensor):
     """A tensor's values now: fast where it is as most are."""
     if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and (
         tensor.is_cpu
-    ):  # fmt: skip
+    ):
         return tensor.detach().clone()
     return values.plain(tensor)
 
@@ -316,7 +316,7 @@ def same(a, b):
         if not isinstance(b, torch.Tensor) or (a.shape, a.dtype) != (b.shape, b.dtype):
             return False
         return torch.equal(a, b) or bool(a.isnan().any()) and torch.allclose(
-            a, b, rtol=0, atol=0, equal_nan=True)  # fmt: skip
+            a, b, rtol=0, atol=0, equal_nan=True)
     if isinstance(a, (list, tuple)):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):

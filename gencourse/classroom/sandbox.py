@@ -26,7 +26,7 @@ from gencourse.runtime import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a notebook may import of the course; what holds answers stays outside.
 SHIPPED = ("__init__", "runtime", "shapes", "fetch", "archive", "pictures", "data", "plot",
-           "widgets")  # fmt: skip
+           "widgets")
 SHIPPED_CHECKS = ("values", "watch", "inside", "drivers", "play")
 NO_CHECK = """# While grading, answers are checked outside.
 def check(name, answer):

@@ -20,12 +20,12 @@ REFUSED = {
         "shmat": 196, "add_key": 217, "request_key": 218, "keyctl": 219, "perf_event_open": 241,
         "setns": 268, "memfd_create": 279, "bpf": 280, "userfaultfd": 282,
     }),
-}  # fmt: skip
+}
 IGNORED = {  # chmod, chown and their kin
     "x86_64": (90, 91, 92, 93, 94, 260, 268, 452), "aarch64": (52, 53, 54, 55, 452),
-}  # fmt: skip
+}
 REFUSED_EVERYWHERE = {"io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430,
-                      "mount_setattr": 442, "memfd_secret": 447}  # fmt: skip
+                      "mount_setattr": 442, "memfd_secret": 447}
 LOAD, EQUAL, AT_LEAST, HAS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF
 NUMBER, MACHINE, FIRST_ARGUMENT = 0, 4, 16  # [bytes] into what a filter sees
 # Go on; say that it is done; EPERM; ENOSYS.
@@ -42,11 +42,11 @@ def filter():
         (LOAD, 0, 0, MACHINE), (EQUAL, 1, 0, machine), (RETURN, 0, 0, UNKNOWN),
         (LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, OTHER_ABI), (RETURN, 0, 0, UNKNOWN),
         (EQUAL, 0, 1, clone3), (RETURN, 0, 0, UNKNOWN),  # libc then uses clone
-    ]  # fmt: skip
+    ]
     for number in [*refused.values(), *REFUSED_EVERYWHERE.values()]:
         steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
     for number in IGNORED[platform.machine()]:
         steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, IGNORE)]
     steps += [(EQUAL, 0, 3, clone), (LOAD, 0, 0, FIRST_ARGUMENT), (HAS, 0, 1, NEW_USER),
-              (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]  # fmt: skip
+              (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)

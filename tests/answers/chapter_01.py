@@ -32,7 +32,7 @@ def into_zeros(p, q):
 
 def entropies(p, q):
     return (torch.special.entr(p / 2 + q / 2) - (torch.special.entr(p) + torch.special.entr(q)) / 2
-            ).sum(-1)  # fmt: skip
+            ).sum(-1)
 
 
 def renormalised(p, q):
@@ -73,7 +73,7 @@ KL_RIGHT = {
         p * torch.where(p > 0, q, 1).log()).sum(-1),
     "q tied to 1 where p is 0": lambda p, q: torch.where(
         p > 0, p * (torch.where(p > 0, p, 1) / torch.where(p > 0, q, 1)).log(), 0).sum(-1),
-}  # fmt: skip
+}
 KL_WRONG = {
     **{f"ε = {e:g}": (hidden(e), HIDDEN) for e in (1e-8, 1e-9, 1e-10, 1e-12, 1e-20)},
     **{f"clamp at {e:g}": (clamped(e), HIDDEN) for e in (1e-8, 1e-10, 1e-12, 1e-30)},
@@ -103,7 +103,7 @@ KL_WRONG = {
     "the absolute value": (lambda p, q: safe(p, q).abs().sum(-1), "not"),
     "kept dimension": (lambda p, q: safe(p, q).sum(-1, keepdim=True), "shape"),
     "squeezed": (lambda p, q: kl(p, q).squeeze(), "shape"),
-}  # fmt: skip
+}
 
 JS_RIGHT = {
     "torch.distributions": js_of(KL_RIGHT["torch.distributions"]),
@@ -122,7 +122,7 @@ JS_WRONG = {
     "arithmetic mean of the logs": (lambda p, q: (kl(p, q) + kl(q, p)) / 4, ""),
     "the larger one": (
         lambda p, q: torch.maximum(kl(p, (p + q) / 2), kl(q, (p + q) / 2)), "not"),
-}  # fmt: skip
+}
 
 
 # --- 1.3 ------------------------------------------------------------------------------------------
@@ -130,13 +130,13 @@ JS_WRONG = {
 
 def by_full_covariance(mu_p, logvar_p, mu_q, logvar_q):
     p, q = (MultivariateNormal(m, scale_tril=torch.diag_embed((v / 2).exp()))
-            for m, v in ((mu_p, logvar_p), (mu_q, logvar_q)))  # fmt: skip
+            for m, v in ((mu_p, logvar_p), (mu_q, logvar_q)))
     return kl_divergence(p, q)
 
 
 def by_distributions(mu_p, logvar_p, mu_q, logvar_q):
     p, q = (Independent(Normal(m, (v / 2).exp()), 1)
-            for m, v in ((mu_p, logvar_p), (mu_q, logvar_q)))  # fmt: skip
+            for m, v in ((mu_p, logvar_p), (mu_q, logvar_q)))
     return kl_divergence(p, q)
 
 
@@ -180,7 +180,7 @@ GAUSSIANS_WRONG = {
     "no gradient in p": (lambda m, v, n, w: by_ratio(m.detach(), v, n, w), "no gradient flows"),
     "one dimension's number": (lambda m, v, n, w: by_ratio(m, v, n, w)[:1], "shape"),
     "a term twice": (off(lambda m, v, n, w: (v - w) / 2), "not"),
-}  # fmt: skip
+}
 
 
 # --- 1.4 ------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def with_clamp(epsilon):
 def by_rows(p_logits, q_logits):
     rows = zip(p_logits, q_logits, strict=True)
     return sum(F.kl_div(q.log_softmax(0), p.softmax(0), reduction="sum") for p, q in rows) / len(
-        p_logits)  # fmt: skip
+        p_logits)
 
 
 def by_logsumexp(p_logits, q_logits):
@@ -226,7 +226,7 @@ LOGITS_RIGHT = {
     "logsumexp": by_logsumexp,
     "in float64": lambda p, q: by_logsumexp(p.double(), q.double()),
     "into zeros": lambda p, q: torch.zeros(()) + by_logsumexp(p, q),
-}  # fmt: skip
+}
 LOGITS_WRONG = {
     **{f"ε = {e:g}": (with_epsilon(e), STOPPED) for e in (1e-8, 1e-9, 1e-12, 1e-20)},
     **{f"clamp at {e:g}": (with_clamp(e), STOPPED) for e in (1e-8, 1e-10, 1e-12)},
@@ -247,7 +247,7 @@ LOGITS_WRONG = {
         lambda p, q: (p.softmax(1) * (p.log_softmax(1) - q.log_softmax(1))).clamp(min=0).sum(
             1).mean(), "not"),
     "logits as logs": (lambda p, q: F.kl_div(q, p, reduction="batchmean", log_target=True), "not"),
-}  # fmt: skip
+}
 
 
 # --- 1.5 ------------------------------------------------------------------------------------------
@@ -312,13 +312,13 @@ WASSERSTEIN_WRONG = {
     "rounded to the unit": (lambda x, y: by_quantiles(x.round(), y.round()), "not"),
     "divided by the spread": (
         lambda x, y: by_quantiles(x, y) / torch.cat([x, y]).std(), "not"),
-}  # fmt: skip
+}
 
 RIGHT = {
     "kl": KL_RIGHT, "js": JS_RIGHT, "kl_diagonal_gaussians": GAUSSIANS_RIGHT,
     "kl_from_logits": LOGITS_RIGHT, "wasserstein1": WASSERSTEIN_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "kl": KL_WRONG, "js": JS_WRONG, "kl_diagonal_gaussians": GAUSSIANS_WRONG,
     "kl_from_logits": LOGITS_WRONG, "wasserstein1": WASSERSTEIN_WRONG,
-}  # fmt: skip
+}

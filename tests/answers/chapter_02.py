@@ -57,7 +57,7 @@ D_RIGHT = {
     "softmax of the logs": lambda p, q: torch.where(
         p + q > 0, torch.stack([p.log(), q.log()]).softmax(0)[0], 0.5),
     "1 − q/(p + q)": lambda p, q: torch.where(p + q > 0, 1 - q / (p + q), 0.5),
-}  # fmt: skip
+}
 D_WRONG = {
     **{f"(p + ε)/(p + q + 2ε), ε = {e:g}": (both(e), "makes D ½ in the tails")
        for e in (1e-8, 1e-10, 1e-20, 1e-30)},
@@ -83,7 +83,7 @@ D_WRONG = {
                          "where one of them is, D is sure"),
     "clamped off 0 and 1": (lambda p, q: masked(p, q).clamp(0.01, 0.99), "not"),
     "in place": (lambda p, q: masked(p.add_(1e-3).sub_(1e-3), q), ""),
-}  # fmt: skip
+}
 
 
 # --- 2.2 and 2.4 ----------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def by_hand(real_logits, fake_logits):
         return t.clamp(min=0) + torch.log1p(torch.exp(-t.abs()))
 
     return (softplus(-real_logits).sum() / real_logits.numel()
-            + softplus(fake_logits).sum() / fake_logits.numel())  # fmt: skip
+            + softplus(fake_logits).sum() / fake_logits.numel())
 
 
 def with_epsilon(epsilon):
@@ -147,7 +147,7 @@ def with_clamp(epsilon):
 def with_bce(real_logits, fake_logits):
     real, fake = real_logits.sigmoid(), fake_logits.sigmoid()
     return (F.binary_cross_entropy(real, torch.ones_like(real))
-            + F.binary_cross_entropy(fake, torch.zeros_like(fake)))  # fmt: skip
+            + F.binary_cross_entropy(fake, torch.zeros_like(fake)))
 
 
 def half_stable(real_logits, fake_logits):
@@ -185,7 +185,7 @@ WRONG_LOSSES = {
     "smoothed labels": (lambda r, f: 0.9 * bce(r, f) + 0.1 * bce(-r, f), ""),
     "one mean each, of the larger": (
         lambda r, f: (F.softplus(-r).sum() + F.softplus(f).sum()) / max(len(r), len(f)), ""),
-}  # fmt: skip
+}
 
 
 def bound_of(loss):
@@ -197,7 +197,7 @@ JS_RIGHT = {
     "log 2 + V/2": lambda r, f: math.log(2) + (
         F.logsigmoid(r).mean() + F.logsigmoid(-f).mean()) / 2,
     "a tensor of log 4": lambda r, f: (torch.tensor(4.0).log() - bce(r, f)) / 2,
-}  # fmt: skip
+}
 JS_WRONG = {
     **{label: (bound_of(loss), part) for label, (loss, part) in WRONG_LOSSES.items()},
     "never above log 2": (lambda r, f: bound_of(bce)(r, f).clamp(max=0.5), ""),
@@ -205,7 +205,7 @@ JS_WRONG = {
     "in bits": (lambda r, f: bound_of(bce)(r, f) / math.log(2), ""),
     "V without logarithms": (
         lambda r, f: (r.sigmoid().mean() - f.sigmoid().mean() + math.log(4)) / 2, ""),
-}  # fmt: skip
+}
 
 
 # --- 2.3 ------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ GENERATOR_RIGHT = {
     "tanh of both sides": lambda x, s: -torch.special.expit(x if s else -x) / len(x),
     "1 − D where that is exact": lambda x, s: -(torch.where(x < 0, 1 - x.sigmoid(), (-x).sigmoid())
                                                 if not s else x.sigmoid()) / len(x),
-}  # fmt: skip
+}
 GENERATOR_WRONG = {
     "1 − D": (lambda x, s: -(x.sigmoid() if s else 1 - x.sigmoid()) / len(x), "lost its digits"),
     "D − 1": (lambda x, s: (-x.sigmoid() if s else x.sigmoid() - 1) / len(x), "lost its digits"),
@@ -264,7 +264,7 @@ GENERATOR_WRONG = {
     "always the other": (lambda x, s: by_exp(x, False), ""),
     "one number": (lambda x, s: by_exp(x, s).sum(), "shape"),
     "in float16": (lambda x, s: by_exp(x, s).half().to(x.dtype), ""),
-}  # fmt: skip
+}
 
 
 # --- 2.5 ------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def by_einsum(x, y, A, eta):
         return torch.einsum("nm,m->n", A, y), torch.einsum("nm,n->m", A, x)
 
     g, h = forces(*(v + s * eta * f for v, s, f in zip((x, y), (-1, 1), forces(x, y),
-                                                       strict=True)))  # fmt: skip
+                                                       strict=True)))
     return x - eta * g, y + eta * h
 
 
@@ -335,7 +335,7 @@ STEP_RIGHT = {
     "in float64": lambda x, y, A, eta: step(*(v.double() for v in (x, y, A)), eta),
     "written out": lambda x, y, A, eta: (
         x - eta * A @ y - eta**2 * A @ (A.T @ x), y + eta * A.T @ x - eta**2 * A.T @ (A @ y)),
-}  # fmt: skip
+}
 STEP_WRONG = {
     "in place": (in_place, "changed in place"),
     "the implicit step": (implicit, ""),
@@ -346,13 +346,13 @@ STEP_WRONG = {
     "one tensor": (lambda x, y, A, eta: torch.cat(step(x, y, A, eta)), "2 values were expected"),
     "η squared": (lambda x, y, A, eta: step(x, y, A, eta**2), ""),
     "η normalised": (lambda x, y, A, eta: step(x, y, A / A.norm().clamp(min=1), eta), ""),
-}  # fmt: skip
+}
 
 RIGHT = {
     "optimal_discriminator": D_RIGHT, "js_bound": JS_RIGHT, "generator_gradient": GENERATOR_RIGHT,
     "judge_loss": LOSSES, "extragradient_step": STEP_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "optimal_discriminator": D_WRONG, "js_bound": JS_WRONG, "generator_gradient": GENERATOR_WRONG,
     "judge_loss": WRONG_LOSSES, "extragradient_step": STEP_WRONG,
-}  # fmt: skip
+}

@@ -46,7 +46,7 @@ FIELD_WRONG = {
     "fails without layers": (lambda layers: (layers[0], backwards(layers))[1], "IndexError"),
     "the smallest stride": (
         lambda layers: (backwards(layers)[0], min([s for _, s, _ in layers], default=1)), ""),
-}  # fmt: skip
+}
 
 
 # --- 3.2 ------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def tap_by_tap(x, w, stride, padding):
     parts = [torch.einsum("bchv,oc->bohv",
                           x[:, :, u : u + rows * stride : stride, v : v + columns * stride : stride]
                           [:, :, :rows, :columns], w[:, :, u, v])
-             for u in range(K) for v in range(L)]  # fmt: skip
+             for u in range(K) for v in range(L)]
     return torch.stack(parts).sum(0)
 
 
@@ -104,7 +104,7 @@ CONV_RIGHT = {
     "in float64": lambda x, w, s, p: tap_by_tap(x.double(), w.double(), s, p),
     "three dimensions": lambda x, w, s, p: F.conv3d(
         x[:, None], w[:, None], stride=(1, s, s), padding=(0, p, p))[:, :, 0],
-}  # fmt: skip
+}
 CONV_WRONG = {
     "a window too many": (hanging_over, "shape"),
     "the first channel": (lambda x, w, s, p: tap_by_tap(x[:, :1], w[:, :1], s, p), ""),
@@ -126,7 +126,7 @@ CONV_WRONG = {
     "channels not added up": (
         lambda x, w, s, p: torch.stack([F.conv2d(x[:, i : i + 1], w[:, i : i + 1], stride=s,
                                                  padding=p) for i in range(x.shape[1])]), "shape"),
-}  # fmt: skip
+}
 
 
 # --- 3.3 ------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def into_zeros(y, w, stride, padding):
         for v in range(L):
             x[:, :, u : u + (H - 1) * stride + 1 : stride,
               v : v + (W - 1) * stride + 1 : stride] += torch.einsum("bchv,co->bohv", y,
-                                                                     w[:, :, u, v])  # fmt: skip
+                                                                     w[:, :, u, v])
     return x[:, :, padding : x.shape[2] - padding, padding : x.shape[3] - padding]
 
 
@@ -155,7 +155,7 @@ def spread_and_slide(y, w, stride, padding):
 def by_fold(y, w, stride, padding):
     columns = torch.einsum("bchv,cokl->boklhv", y, w).flatten(4).flatten(1, 3)
     size = [(n - 1) * stride + k - 2 * padding for n, k in
-            zip(y.shape[2:], w.shape[2:], strict=True)]  # fmt: skip
+            zip(y.shape[2:], w.shape[2:], strict=True)]
     return F.fold(columns, size, w.shape[2:], padding=padding, stride=stride)
 
 
@@ -188,7 +188,7 @@ PAINT_WRONG = {
     "the largest brush": (
         lambda y, w, s, p: into_zeros(y.abs(), w.abs(), s, p), ""),
     "p and s exchanged": (lambda y, w, s, p: into_zeros(y, w, max(p, 1), s - 1), ""),
-}  # fmt: skip
+}
 
 
 # --- 3.4 ------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def by_torch(x, w, g, stride):
     from torch.nn import grad
 
     return [grad.conv2d_input(x.shape, w, g, stride=stride),
-            grad.conv2d_weight(x, w.shape, g, stride=stride)]  # fmt: skip
+            grad.conv2d_weight(x, w.shape, g, stride=stride)]
 
 
 def taps(x, w, g, stride):
@@ -252,7 +252,7 @@ BACK_WRONG = {
         lambda x, w, g, s: (F.pad(F.conv_transpose2d(g, w), (0, x.shape[3] - g.shape[3]
                             - w.shape[3] + 1, 0, x.shape[2] - g.shape[2] - w.shape[2] + 1)),
                             taps(x, w, g, s)[1]), ""),
-}  # fmt: skip
+}
 
 
 # --- 3.5 ------------------------------------------------------------------------------------------
@@ -389,13 +389,13 @@ SHARE_WRONG = {
         lambda net, x, labels, n: measured(net, x, labels + 1, n), ""),
     "rounded": (lambda net, x, labels, n: round(float(measured(net, x, labels, n)), 1), ""),
     "whole division": (lambda net, x, labels, n: measured(net, x, labels, n) // 1, ""),
-}  # fmt: skip
+}
 
 RIGHT = {
     "receptive_field": FIELD_RIGHT, "conv2d": CONV_RIGHT, "transposed_conv2d": PAINT_RIGHT,
     "conv_backward": BACK_RIGHT, "share_right": SHARE_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "receptive_field": FIELD_WRONG, "conv2d": CONV_WRONG, "transposed_conv2d": PAINT_WRONG,
     "conv_backward": BACK_WRONG, "share_right": SHARE_WRONG,
-}  # fmt: skip
+}

@@ -138,7 +138,7 @@ LOSSES_WRONG = {
     "concatenated": (
         lambda r, f, t: (bce(torch.cat([r, f]), torch.cat([torch.full_like(r, t), 0 * f])),
                          bce(f, torch.ones_like(f))), "one mean over both batches"),
-}  # fmt: skip
+}
 
 
 # --- 4.2 ------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ OPTIMUM_RIGHT = {
     "a weighted mean": lambda p, q, a, b: torch.lerp(
         torch.full_like(p, b), torch.full_like(p, a), p / (p + q)),
     "in float64": lambda p, q, a, b: (a * p.double() + b * q.double()) / (p.double() + q.double()),
-}  # fmt: skip
+}
 OPTIMUM_WRONG = {
     **{f"ε = {e:g} below": (lambda p, q, a, b, e=e: (a * p + b * q) / (p + q + e), "fall to 0")
        for e in (1e-8, 1e-10, 1e-20)},
@@ -182,7 +182,7 @@ OPTIMUM_WRONG = {
     "geometric": (lambda p, q, a, b: p**a * q**b / (p**a * q**b + p**(1 - a) * q**(1 - b)), ""),
     "NumPy": (lambda p, q, a, b: ((a * p + b * q) / (p + q)).numpy(), "NumPy array"),
     "in place": (lambda p, q, a, b: p.mul_(a).add_(b * q) / (p + q), ""),
-}  # fmt: skip
+}
 
 
 # --- 4.3 ------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def pixel_for_pixel(pictures, loss):
     for k in range(best.numel()):
         x = pictures.flatten(1)[:, k]
         best.view(-1)[k] = {"squared": x.mean(), "absolute": x.median(),
-                            "largest": (x.max() + x.min()) / 2}[loss]  # fmt: skip
+                            "largest": (x.max() + x.min()) / 2}[loss]
     return best
 
 
@@ -242,14 +242,14 @@ CONSTANT_WRONG = {
     "the middle of the list": (other(absolute=lambda x, _: x[len(x) // 2]), ""),
     "in place": (lambda x, loss: by_sorting(x.mul_(1).add_(1), loss) - 1, "changed in place"),
     "all the median": (lambda x, _: x.median(dim=0).values, "You return the median"),
-}  # fmt: skip
+}
 
 
 # --- 4.4 ------------------------------------------------------------------------------------------
 
 
 def step(G, D, g_opt, d_opt, x_real, z, *, d_target=1.0, saturating=False, told=torch.Tensor.item,
-         between=lambda: None, again=False, turns=1):  # fmt: skip
+         between=lambda: None, again=False, turns=1):
     """A step as in PyTorch's tutorials, with what others might do else."""
     x_fake = G(z)
     for _ in range(turns):
@@ -381,16 +381,16 @@ STEP_WRONG = {
     "gradients off": (then(lambda *_: torch.set_grad_enabled(False)), "grad mode"),
     "x_real changed": (then(lambda G, D, g, d, x, z: x.zero_()), "changed in place"),
     "nets in float64": (then(lambda G, *_: G.double()), ""),
-}  # fmt: skip
+}
 
 
 # --- 4.5 ------------------------------------------------------------------------------------------
 
 
 def train(G, D, x_real, z, rate, *, kind=torch.optim.SGD, told=torch.Tensor.item, fresh=False,
-          late=False, judge="own", g_rate=1.0, **options):  # fmt: skip
+          late=False, judge="own", g_rate=1.0, **options):
     g_opt, d_opt = kind(G.parameters(), g_rate * rate, **options), kind(D.parameters(), rate,
-                                                                        **options)  # fmt: skip
+                                                                        **options)
     everything = torch.optim.SGD([*G.parameters(), *D.parameters()], lr=rate)
     d_losses, g_losses = [], []
     for x, noise in zip(x_real, z, strict=True):
@@ -439,7 +439,7 @@ PAIR_RIGHT = {
     "D put back after G's turn": trained(judge="put back"),
     "one tensor for each list": lambda *given: tuple(v.tolist() for v in torch.tensor(
         train(*given))),
-}  # fmt: skip
+}
 PAIR_WRONG = {
     "with graphs": (trained(told=with_graph), "losses with their graphs"),
     "with graphs, still broken": (trained(told=with_graph, judge="all"), "still the broken"),
@@ -454,13 +454,13 @@ PAIR_WRONG = {
     "G left in eval mode": (
         lambda G, *given: (train(G, *given), G.eval())[0], "eval mode after"),
     "one step fewer": (lambda G, D, x, z, rate: train(G, D, x[:-1], z[:-1], rate), ""),
-}  # fmt: skip
+}
 
 RIGHT = {
     "gan_losses": LOSSES_RIGHT, "smoothed_optimum": OPTIMUM_RIGHT, "best_constant": CONSTANT_RIGHT,
     "gan_step": STEP_RIGHT, "train_pair": PAIR_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "gan_losses": LOSSES_WRONG, "smoothed_optimum": OPTIMUM_WRONG, "best_constant": CONSTANT_WRONG,
     "gan_step": STEP_WRONG, "train_pair": PAIR_WRONG,
-}  # fmt: skip
+}

@@ -52,7 +52,7 @@ SIZE_RIGHT = {
     "n·s + k − s": each(lambda n, k, s, p, o: n * s + k - s - 2 * p + o),
     "a tensor": lambda n, layers: torch.tensor(recursive(n, layers)),
     "a float": lambda n, layers: float(recursive(n, layers)),
-}  # fmt: skip
+}
 SIZE_WRONG = {
     "by convolution": (each(lambda n, k, s, p, o: (n + 2 * p - k) // s + 1 + o), "shrinks"),
     "the padding times the stride": (each(lambda n, k, s, p, o: (n - 1) * s - 2 * p * s + k + o),
@@ -69,7 +69,7 @@ SIZE_WRONG = {
     "the list used up": (
         lambda n, layers: [n := each(lambda n, k, s, p, o: (n - 1) * s - 2 * p + k + o)(
             n, [layers.pop(0)]) for _ in range(len(layers))][-1] if layers else n, "entries"),
-}  # fmt: skip
+}
 
 
 # --- 5.2 ------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def through_data(module):
 def by_randn(module):
     with torch.no_grad():
         init(module, draw=lambda w, mean, std: w.copy_(mean + std * torch.randn(w.shape)),
-             bias=lambda b: b.fill_(0))  # fmt: skip
+             bias=lambda b: b.fill_(0))
     return module
 
 
@@ -183,7 +183,7 @@ INIT_WRONG = {
     "without no_grad": (drawn(lambda w, mean, std: w.normal_(mean, std)), "leaf Variable"),
     "no bias is expected": (lambda module: init(module) if getattr(module, "bias", 0) is not None
                             else None, ""),
-}  # fmt: skip
+}
 
 
 # --- 5.3 ------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def multiplied(average, source, decay):
 def subtracted(average, source, decay):
     with torch.no_grad():
         a, b = ([v for v in net.state_dict().values() if v.is_floating_point()]
-                for net in (average, source))  # fmt: skip
+                for net in (average, source))
         torch._foreach_sub_(a, [(1 - decay) * (x - y) for x, y in zip(a, b, strict=True)])
 
 
@@ -281,7 +281,7 @@ EMA_WRONG = {
     "the source moves, too": (
         after_moving(lambda a, b: [p.mul_(0.5) for p in b.parameters()]), "leave them as they are"),
     "twice": (lambda *given: (moved(*given), moved(*given))[0], ""),
-}  # fmt: skip
+}
 
 
 # --- 5.4 ------------------------------------------------------------------------------------------
@@ -378,14 +378,14 @@ def flags_by_order_of_modules(net):
     flags = [p.requires_grad for m in net.modules() for p in m.parameters(recurse=False)]
     net.requires_grad_(False)
     return lambda net: [p.requires_grad_(f) for p, f in zip(net.parameters(), flags[::-1],
-                                                            strict=False)]  # fmt: skip
+                                                            strict=False)]
 
 
 def remembered_by_the_net(net):
     net.flags = [p.requires_grad for p in net.parameters()]
     net.requires_grad_(False)
     return lambda net: [p.requires_grad_(f) for p, f in zip(net.parameters(), net.flags,
-                                                            strict=True)]  # fmt: skip
+                                                            strict=True)]
 
 
 FREEZE_RIGHT = {
@@ -419,7 +419,7 @@ FREEZE_WRONG = {
     "thawed first": (switching(lambda net: net.requires_grad_(True) and None), ""),
     "a copy": (switching(lambda net: copy.deepcopy(net).requires_grad_(False) and None),
                "still get gradients"),
-}  # fmt: skip
+}
 
 
 # --- 5.5 ------------------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ LOOK_RIGHT = {
     "in two parts": lambda G, z: look(G, z, lambda G, z: torch.cat([G(part) for part in
                                                                     z.split(2)])),
     "in float64 and back": lambda G, z: look(G, z, lambda G, z: G(z).double()),
-}  # fmt: skip
+}
 LOOK_WRONG = {
     "the other mode": (
         lambda G, z: look(G, z, back=lambda before: not before), "mode after your function"),
@@ -532,13 +532,13 @@ LOOK_WRONG = {
                           "leave every `.grad`"),
     "z changed": (looked_at(lambda G, z: z.zero_()), "changed in place"),
     "still broken, with gradients": (lambda G, z: G.eval()(z), "hang on the graph"),
-}  # fmt: skip
+}
 
 RIGHT = {
     "transposed_size": SIZE_RIGHT, "dcgan_init": INIT_RIGHT, "ema_update": EMA_RIGHT,
     "freeze": FREEZE_RIGHT, "look_at": LOOK_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "transposed_size": SIZE_WRONG, "dcgan_init": INIT_WRONG, "ema_update": EMA_WRONG,
     "freeze": FREEZE_WRONG, "look_at": LOOK_WRONG,
-}  # fmt: skip
+}

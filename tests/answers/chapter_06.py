@@ -93,7 +93,7 @@ MODES_RIGHT = {
     "log K less the entropy": by_entropy,
     "a list of numbers": counted(lambda x, c, r: (*nearest(x, c), r),
                                  lambda *found: [v.item() for v in found]),
-}  # fmt: skip
+}
 MODES_WRONG = {
     **{f"{share:g} of the radius": (counted(lambda x, c, r, s=share: (*nearest(x, c), s * r)), "")
        for share in (0.6, 0.9, 1.1, 1.5)},
@@ -123,7 +123,7 @@ MODES_WRONG = {
     "nothing where none is on a mode": (counted(
         lambda x, c, r: (*nearest(x, c), r),
         lambda a, b, kl: (a, b, torch.tensor(0.0) if kl.isnan() else kl)), "nan, not 0"),
-}  # fmt: skip
+}
 
 
 # --- 6.2 ------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ MODES_WRONG = {
 
 def mixed(x_real, x_fake, epsilon):
     return torch.stack([torch.lerp(b, a, e) for a, b, e in zip(x_real, x_fake, epsilon,
-                                                               strict=True)])  # fmt: skip
+                                                               strict=True)])
 
 
 def slope(critic, x, **options):
@@ -239,7 +239,7 @@ PENALTY_WRONG = {
     "in eval mode": (in_eval_mode, ""),
     "by backward": (through_backward, "other gradients before"),
     "at x_real, which wants a gradient then": (at_x_real, ""),
-}  # fmt: skip
+}
 
 
 # --- 6.3 ------------------------------------------------------------------------------------------
@@ -321,14 +321,14 @@ SIGMA_WRONG = {
         lambda W, u, n: by_einsum(W.transpose(0, -1), u, n), ""),
     "one round": (lambda W, u, n: by_einsum(W, u, 1), "one round"),
     "always ten rounds": (lambda W, u, n: by_einsum(W, u, 10), ""),
-}  # fmt: skip
+}
 
 
 # --- 6.4 ------------------------------------------------------------------------------------------
 
 
 def game(G, C, g_opt, c_opt, x_reals, zs, penalty, *, weight=1.0, mode=None, zero="before",
-         detach=True, cut=None, apart=False, g_steps=1):  # fmt: skip
+         detach=True, cut=None, apart=False, g_steps=1):
     for x_real, z in zip(x_reals, zs, strict=False):
         if mode:
             G.eval()
@@ -411,7 +411,7 @@ ROUND_WRONG = {
         lambda G, C, *given: (game(G, C, *given), C.requires_grad_(False))[0], "no longer require"),
     "all thawed": (
         lambda G, C, *given: (game(G, C, *given), C.requires_grad_(True))[0], "now require"),
-}  # fmt: skip
+}
 
 
 # --- 6.5 ------------------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ def clip_together(weights, clip):
 
 
 def clipped(cut=clip_data, told=float, of=lambda critic: critic.parameters(), squash=lambda c: c,
-            target=1.0):  # fmt: skip
+            target=1.0):
     def step(critic, optimizer, x_real, x_fake, clip):
         score = squash(critic(x_real)).mean() - squash(critic(x_fake)).mean()
         optimizer.zero_grad()
@@ -498,13 +498,13 @@ CLIP_WRONG = {
     "the loss": (clipped(told=lambda score: -score.item()), "wrong sign"),
     "per cent": (clipped(told=lambda score: 100 * score.item()), ""),
     "rounded": (clipped(told=lambda score: round(score.item(), 1)), ""),
-}  # fmt: skip
+}
 
 RIGHT = {
     "count_modes": MODES_RIGHT, "gradient_penalty": PENALTY_RIGHT, "spectral_norm_of": SIGMA_RIGHT,
     "wgan_round": ROUND_RIGHT, "clipped_step": CLIP_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "count_modes": MODES_WRONG, "gradient_penalty": PENALTY_WRONG, "spectral_norm_of": SIGMA_WRONG,
     "wgan_round": ROUND_WRONG, "clipped_step": CLIP_WRONG,
-}  # fmt: skip
+}

@@ -27,7 +27,7 @@ def copied_by_numpy(to_training, honest, level):
 def copied_by_counting(to_training, honest, level):
     t = honest.quantile(level).item()
     above = [sum(d > t for d in distances.tolist()) / len(distances)
-             for distances in (to_training, honest)]  # fmt: skip
+             for distances in (to_training, honest)]
     return 1 - above[0] / above[1]
 
 
@@ -41,7 +41,7 @@ COPIED_RIGHT = {
     "a tensor of float32": lambda g, h, level: torch.tensor(
         estimate(g, h, h.quantile(level)), dtype=torch.float32),
     "in float64": lambda g, h, level: estimate(g.double(), h.double(), h.double().quantile(level)),
-}  # fmt: skip
+}
 COPIED_WRONG = {
     "between 0 and 1": (clipped, "Below 0 you return 0"),
     "the smallest honest distance": (lambda g, h, level: estimate(g, h, h.min()), "not"),
@@ -55,7 +55,7 @@ COPIED_WRONG = {
         lambda g, h, level: estimate(g, h.copy_(h.sort().values), h.quantile(level)), "in place"),
     "a tensor with a dimension": (
         lambda g, h, level: torch.tensor([estimate(g, h, h.quantile(level))]), "It is a tensor"),
-}  # fmt: skip
+}
 
 # --- 7.2 ------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ FRECHET_RIGHT = {
     "exchanged": lambda mu_x, cov_x, mu_y, cov_y: by_the_package(mu_y, cov_y, mu_x, cov_x),
     "numpy": in_numpy,
     "never below 0": lambda *given: max(0.0, in_numpy(*given)),
-}  # fmt: skip
+}
 FRECHET_WRONG = {
     "Cholesky of both": (with_overlap(plain_cholesky), "Cholesky"),
     "no clamp, eigenvalues alone": (with_overlap(
@@ -163,7 +163,7 @@ FRECHET_WRONG = {
         lambda *given: torch.tensor([in_numpy(*given)]), "It is a tensor"),
     "a covariance changed in place": (
         lambda m, x, n, y: in_numpy(m, x.add_(1e-9), n, y), "in place"),
-}  # fmt: skip
+}
 
 # --- 7.3 ------------------------------------------------------------------------------------------
 
@@ -439,7 +439,7 @@ class KeptAsBytes(Listed):
 
     def all(self):
         return torch.cat([torch.frombuffer(bytearray(b), dtype=kind).view(shape)
-                          for shape, kind, b in self.parts]).double()  # fmt: skip
+                          for shape, kind, b in self.parts]).double()
 
 
 class KeptSparse(Listed):
@@ -463,7 +463,7 @@ class KeptAsStorage(Listed):
 
     def all(self):
         return torch.cat([torch.empty(0, dtype=kind).set_(memory, 0, shape)
-                          for shape, kind, memory in self.parts]).double()  # fmt: skip
+                          for shape, kind, memory in self.parts]).double()
 
 
 class KeptAsViews(Listed):
@@ -676,13 +676,13 @@ def with_loops(x, y):
     x, y, n, m = x.tolist(), y.tolist(), len(x), len(y)
     return (sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
             + sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-            - 2 * sum(k(a, b) for a in x for b in y) / (n * m))  # fmt: skip
+            - 2 * sum(k(a, b) for a in x for b in y) / (n * m))
 
 
 def by_zeroed_diagonals(x, y):
     D = x.size(1)
     xx, yy, xy = (torch.einsum("id,jd->ij", a, b).div(D).add(1).pow(3)
-                  for a, b in ((x, x), (y, y), (x, y)))  # fmt: skip
+                  for a, b in ((x, x), (y, y), (x, y)))
     n, m = xy.shape
     xx, yy = (k.clone().fill_diagonal_(0) for k in (xx, yy))
     return xx.sum() / n / (n - 1) + yy.sum() / m / (m - 1) - 2 * xy.mean()
@@ -755,7 +755,7 @@ KERNEL_WRONG = {
     "linear": (another_kernel(lambda a, b: a @ b.T / a.shape[1] + 1), "The power is missing"),
     "a diagonal made 0 in the inputs": (
         lambda x, y: by_triangles(x.fill_diagonal_(0), y), "changed in place"),
-}  # fmt: skip
+}
 
 # --- 7.5 ------------------------------------------------------------------------------------------
 
@@ -820,7 +820,7 @@ DENSITY_RIGHT = {
     "two loops": with_two_loops,
     "squares on both sides": squared_both,
     "in float64": lambda real, fake, k: table(by_topk)(real.double(), fake.double(), k),
-}  # fmt: skip
+}
 DENSITY_WRONG = {
     "strictly inside": (
         lambda real, fake, k: with_two_loops(real, fake, k, operator.lt), "on the edge of a ball"),
@@ -846,13 +846,13 @@ DENSITY_WRONG = {
     "one number": (lambda real, fake, k: table(by_topk)(real, fake, k)[0], "2 values"),
     "a real sample moved": (
         lambda real, fake, k: table(by_topk)(real.add_(1), fake + 1, k), "in place"),
-}  # fmt: skip
+}
 
 RIGHT = {
     "copied_share": COPIED_RIGHT, "frechet": FRECHET_RIGHT, "FeatureStream": STREAM_RIGHT,
     "kernel_distance": KERNEL_RIGHT, "density_coverage": DENSITY_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "copied_share": COPIED_WRONG, "frechet": FRECHET_WRONG, "FeatureStream": STREAM_WRONG,
     "kernel_distance": KERNEL_WRONG, "density_coverage": DENSITY_WRONG,
-}  # fmt: skip
+}

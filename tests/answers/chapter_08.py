@@ -33,7 +33,7 @@ DRAWS_RIGHT = {
     "in float64": lambda mu, logvar, noise: mu.double() + (logvar.double() / 2).exp() * noise,
     "an affine transform": lambda mu, logvar, noise: torch.distributions.AffineTransform(
         mu, (logvar / 2).exp())(noise),
-}  # fmt: skip
+}
 DRAWS_WRONG = {
     "a floor under σ": (with_sigma(lambda v: (v / 2).exp().clamp(min=0.5)), "not"),
     "a clamped logvar": (with_sigma(lambda v: (v.clamp(-4, 4) / 2).exp()), "not"),
@@ -53,7 +53,7 @@ DRAWS_WRONG = {
         lambda mu, logvar, noise: noise.mul_((logvar / 2).exp()).add_(mu), "`noise` changed"),
     "the absolute noise": (
         lambda mu, logvar, noise: mu + (logvar / 2).exp() * noise.abs(), "not"),
-}  # fmt: skip
+}
 
 # --- 8.2 ------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ BOUND_RIGHT = {
     "einsum": lambda logits, x, mu, logvar, beta: (
         torch.einsum("bchw->b", softplus_by_hand(logits) - (x + 1) / 2 * logits)
         + beta * kl_of(mu, logvar)).mean(),
-}  # fmt: skip
+}
 BOUND_WRONG = {
     **{f"ε = {e:g}": (with_epsilon(e), STOPPED) for e in (1e-6, 1e-7, 1e-8, 1e-10, 1e-20)},
     **{f"clamp at {e:g}": (with_clamp(e), STOPPED) for e in (1e-6, 1e-7)},
@@ -188,7 +188,7 @@ BOUND_WRONG = {
     "the log of 2π": (
         lambda logits, x, mu, logvar, beta: classic(logits, x, mu, logvar, beta)
         + beta * mu.shape[1] * math.log(2 * math.pi) / 2, "not"),
-}  # fmt: skip
+}
 
 # --- 8.3 ------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ SIGMA_RIGHT = {
         sigma_of(mean, x).log() + 0.5 * (1 + math.log(2 * math.pi)))),
     "in float64": lambda mean, x: by_gaussian_nll_loss(mean.double(), x.double()),
     "σ not below 1e-3": lambda mean, x: clamped_sigma(mean, x, 1e-3),
-}  # fmt: skip
+}
 
 
 def clamped_sigma(mean, x, least=0.01):
@@ -281,7 +281,7 @@ SIGMA_WRONG = {
     "pixels counted without colours": (
         lambda mean, x: (sigma_of(mean, x), nats_at(sigma_of(mean, x), mean, x) / x.shape[1]),
         "not"),
-}  # fmt: skip
+}
 
 # --- 8.4 ------------------------------------------------------------------------------------------
 
@@ -349,7 +349,7 @@ TERMS_WRONG = {
     "a KL of every picture": (
         changed(lambda nll, kl, mu, v: (nll, 0.5 * (mu**2 + v.exp() - v - 1).sum(1), mu, v)),
         "shape"),
-}  # fmt: skip
+}
 
 # --- 8.5 ------------------------------------------------------------------------------------------
 
@@ -441,13 +441,13 @@ WEIGHTED_WRONG = {
     "one latent": (
         lambda log_likelihood, z, mu, logvar: by_independent(
             log_likelihood, z[..., :1], mu[:, :1], logvar[:, :1]), "not"),
-}  # fmt: skip
+}
 
 RIGHT = {
     "reparameterise": DRAWS_RIGHT, "negative_elbo": BOUND_RIGHT, "best_sigma": SIGMA_RIGHT,
     "vae_terms": TERMS_RIGHT, "importance_weighted": WEIGHTED_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "reparameterise": DRAWS_WRONG, "negative_elbo": BOUND_WRONG, "best_sigma": SIGMA_WRONG,
     "vae_terms": TERMS_WRONG, "importance_weighted": WEIGHTED_WRONG,
-}  # fmt: skip
+}

@@ -41,7 +41,7 @@ def row_by_row(codes, labels):
     m0, m1 = means(seen, known)
     d, c = m1 - m0, (m1 - m0).dot(m0 + m1) / 2
     return sum(int(d.dot(z) > c) == y for z, y in zip(codes, labels.tolist(), strict=True)) / len(
-        labels)  # fmt: skip
+        labels)
 
 
 def weighted_sums(codes, labels):
@@ -99,7 +99,7 @@ HELD_OUT_WRONG = {
     "codes centred in place": (
         lambda codes, labels: nearest_mean(codes.sub_(codes.mean()), labels), "in place"),
     "rounded": (lambda codes, labels: round(nearest_mean(codes, labels), 1), ""),
-}  # fmt: skip
+}
 
 
 # --- 9.2 ------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def pair_by_pair(a, b, t):
 def by_cosine_similarity(a, b, t):
     omega = torch.arccos(F.cosine_similarity(a, b, dim=-1).clamp(-1, 1))[..., None]
     ratio = [torch.where(omega < 1e-5, torch.full_like(omega, s), torch.sin(s * omega) /
-                         torch.sin(omega).clamp(min=1e-12)) for s in (1 - t, t)]  # fmt: skip
+                         torch.sin(omega).clamp(min=1e-12)) for s in (1 - t, t)]
     lengths = [torch.linalg.vector_norm(v, dim=-1, keepdim=True) for v in (a, b)]
     path = ratio[0] * a / lengths[0] + ratio[1] * b / lengths[1]
     return path * ((1 - t) * lengths[0] + t * lengths[1])
@@ -182,7 +182,7 @@ SLERP_WRONG = {
     "squared lengths": (
         lambda a, b, t: with_a_threshold(a, b, t) * latent.lerp(
             a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True), t), ""),
-}  # fmt: skip
+}
 
 
 # --- 9.3 ------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ INVERSION_WRONG = {
     "no gradient through G": (
         lambda G, z, x, lr, penalty: z - lr * torch.func.grad(
             lambda z: loss_of(lambda z: G(z).detach(), z, x, penalty))(z), ""),
-}  # fmt: skip
+}
 
 
 # --- 9.4 ------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ PURE_WRONG = {
     "labels as weights": (
         lambda codes, labels: torch.linalg.lstsq(
             torch.cat([torch.ones(len(codes), 1), labels], 1), codes).solution[1], ""),
-}  # fmt: skip
+}
 
 
 # --- 9.5 ------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def gaps(codes, factors, information, bins=20):
 
 def mig(information):
     return lambda codes, factors: float(sum(gaps(codes, factors, information)) / len(
-        gaps(codes, factors, information)))  # fmt: skip
+        gaps(codes, factors, information)))
 
 
 def by_sklearn(z, v):
@@ -483,7 +483,7 @@ MIG_RIGHT = {
     "sklearn": mig(by_sklearn), "one-hot": mig(by_one_hot), "entropies": mig(by_entropies),
     "both in bits": mig(bits), "a tiny ε": mig(with_epsilon),
     "a tensor": lambda codes, factors: of_each_factor(codes, factors).mean(),
-}  # fmt: skip
+}
 MIG_WRONG = {
     "values below 10 alone": (mig(by_keys), ""),
     "nan at empty cells": (mig(nan_at_empty_cells), "0·log 0 is nan"),
@@ -497,13 +497,13 @@ MIG_WRONG = {
     "in place": (lambda codes, factors: mig(by_one_hot)(codes.neg_(), factors), "in place"),
     "the largest gap": (
         lambda codes, factors: float(max(gaps(codes, factors, by_one_hot))), ""),
-}  # fmt: skip
+}
 
 RIGHT = {
     "held_out_accuracy": HELD_OUT_RIGHT, "slerp": SLERP_RIGHT, "inversion_step": INVERSION_RIGHT,
     "pure_direction": PURE_RIGHT, "mutual_information_gap": MIG_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "held_out_accuracy": HELD_OUT_WRONG, "slerp": SLERP_WRONG, "inversion_step": INVERSION_WRONG,
     "pure_direction": PURE_WRONG, "mutual_information_gap": MIG_WRONG,
-}  # fmt: skip
+}

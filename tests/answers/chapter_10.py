@@ -51,7 +51,7 @@ SHARPNESS_RIGHT = {
         lambda v: by_differences(v) / v[0, :, 1:-1, 1:-1].numel()),
     "the other sign": ratio(lambda v: by_convolution(v, -CROSS)),
     "in float64": lambda x, real: by_differences(x.double()) / by_differences(real.double()),
-}  # fmt: skip
+}
 SHARPNESS_WRONG = {
     "with padding": (ratio(lambda v: by_convolution(v, padding=1)), "The border counts"),
     "Sobel": (ratio(lambda v: by_convolution(v, SOBEL)), ""),
@@ -68,7 +68,7 @@ SHARPNESS_WRONG = {
     "the first picture": (lambda x, real: ratio(by_convolution)(x[:1], real[:1]), ""),
     "the first channel": (lambda x, real: ratio(by_convolution)(x[:, :1], real[:, :1]), ""),
     "log": (lambda x, real: torch.log1p(by_convolution(x)) / torch.log1p(by_convolution(real)), ""),
-}  # fmt: skip
+}
 
 
 def by_variance(pictures):
@@ -126,7 +126,7 @@ RATE_WRONG = {
     "logvar above −10": (lambda mu, logvar, n: as_a_list(mu, logvar.clamp(min=-10), n), ""),
     "logvar below 10": (lambda mu, logvar, n: as_a_list(mu, logvar.clamp(max=10), n), ""),
     "one picture more": (lambda mu, logvar, n: as_a_list(mu, logvar, n + 1), ""),
-}  # fmt: skip
+}
 
 
 # --- 10.3 -----------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ COMPARE_RIGHT = {
         (a.mean(1) - b.mean(1)).mean().item(),
         math.sqrt((a.mean(1) - b.mean(1)).var().item() / len(a))],
     "in float64": lambda a, b: by_formula(a.double(), b.double()),
-}  # fmt: skip
+}
 COMPARE_WRONG = {
     "one tensor": (as_one_tensor, "2 values were expected"),
     "pictures of one seed": (lambda a, b: by_formula(a[:2], b[:2]), ""),
@@ -183,7 +183,7 @@ COMPARE_WRONG = {
     "two errors": (lambda a, b: (by_formula(a, b)[0], 2 * by_formula(a, b)[1]), ""),
     "errors of all pictures": (
         lambda a, b: ((a - b).mean(), ((a - b).var() / a.numel()).sqrt()), "every picture"),
-}  # fmt: skip
+}
 
 
 # --- 10.4 -----------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def pair_by_pair(x, y):
 
     x, y = x.tolist(), y.tolist()
     return 2 * mean(itertools.product(x, y)) - mean(itertools.permutations(x, 2)) - mean(
-        itertools.combinations(y, 2))  # fmt: skip
+        itertools.combinations(y, 2))
 
 
 def off_the_diagonal(x, y):
@@ -228,7 +228,7 @@ def upper_triangle(x, y):
 def no_diagonal_between(x, y):
     table = torch.cdist(x, y)
     apart = table[~torch.eye(*table.shape, dtype=torch.bool)].mean() if len(x) == len(y) else (
-        table.mean())  # fmt: skip
+        table.mean())
     return by_cdist(x, y) + 2 * (apart - table.mean()).item()
 
 
@@ -249,7 +249,7 @@ ENERGY_WRONG = {
     "in place": (lambda x, y: by_cdist(x.sub_(y.mean(0)), y.sub(y.mean(0))), "in place"),
     "the nearest": (lambda x, y: torch.cdist(x, y).amin(1).mean(), ""),
     "no diagonal between the sets either": (no_diagonal_between, ""),
-}  # fmt: skip
+}
 
 
 # --- 10.5 -----------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def three(x, E, G, D, noise, prior, gamma):
 
 def own_gradients(losses, nets):
     return {k: torch.autograd.grad(losses[k], [*net.parameters()], retain_graph=True)
-            for k, net in nets.items()}  # fmt: skip
+            for k, net in nets.items()}
 
 
 def with_pytorchs_losses(x, E, G, D, noise, prior, gamma):
@@ -348,7 +348,7 @@ def of_other(**changes):
         given = {"x": x, "noise": noise, "prior": prior, "gamma": gamma}
         given |= {k: change(given) for k, change in changes.items()}
         return with_pytorchs_losses(given["x"], E, G, D, given["noise"], given["prior"],
-                                    given["gamma"])  # fmt: skip
+                                    given["gamma"])
 
     return answer
 
@@ -377,13 +377,13 @@ VAEGAN_WRONG = {
     "E and G exchanged": (
         lambda x, E, G, D, *rest: (lambda f: {"E": f["G"], "G": f["E"], "D": f["D"]})(
             with_pytorchs_losses(x, E, G, D, *rest)), ""),
-}  # fmt: skip
+}
 
 RIGHT = {
     "sharpness": SHARPNESS_RIGHT, "rate_and_misfit": RATE_RIGHT, "compare_seeds": COMPARE_RIGHT,
     "energy_distance": ENERGY_RIGHT, "vaegan_gradients": VAEGAN_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "sharpness": SHARPNESS_WRONG, "rate_and_misfit": RATE_WRONG, "compare_seeds": COMPARE_WRONG,
     "energy_distance": ENERGY_WRONG, "vaegan_gradients": VAEGAN_WRONG,
-}  # fmt: skip
+}

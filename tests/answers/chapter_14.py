@@ -119,7 +119,7 @@ STOPWATCH_RIGHT = {
     "always waiting": always_waiting,
     "all looks": all_looks,
     "waits everywhere": waits(first=True, between=True, late=True),
-}  # fmt: skip
+}
 STOPWATCH_WRONG = {
     "no wait": (waits(behind=False), "handed over"),
     "waits before all else": (waits(first=True), "*after* the warm-up"),
@@ -148,7 +148,7 @@ STOPWATCH_WRONG = {
     "one repeat too few": (
         lambda w, c, s, warm_up, repeats: statistics.median(timings(w, c, s, warm_up, repeats)[1:]
                                                             or [0.0]), ""),
-}  # fmt: skip
+}
 
 
 # --- 14.2 -----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def by_positions(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
 def with_gemm(x_shape, w_shape, stride, padding, number_bytes, pi, beta):
     """As a matrix product (B·H′·W′, C·k·k′) × (C·k·k′, C′)."""
     sides = [(n + 2 * padding - k) // stride + 1
-             for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]  # fmt: skip
+             for n, k in zip(x_shape[2:], w_shape[2:], strict=True)]
     m, k, n = x_shape[0] * np.prod(sides), np.prod(w_shape[1:]), w_shape[0]
     moved = (np.prod(x_shape) + np.prod(w_shape) + m * n) * number_bytes
     return 2 * m * k * n, moved, np.maximum(2 * m * k * n / pi, moved / beta)
@@ -214,7 +214,7 @@ FLOOR_WRONG = {
         lambda *g: (lambda f, m, t: (f, m, (f / g[5] + m / g[6]) / 2))(*by_shapes(*g)), ""),
     "with a bias": (
         lambda *g: (lambda f, m, t: (f + g[0][0] * g[1][0], m, t))(*by_shapes(*g)), ""),
-}  # fmt: skip
+}
 
 
 # --- 14.3 -----------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def asked_while_half(weights, loss_of, scale, lr):
         if g.isinf().any() or g.isnan().any():
             return tuple(weights), torch.tensor(scale / 2)
     return tuple(w.sub(g.float().div(scale), alpha=lr) for w, g in zip(
-        weights, slopes, strict=True)), torch.tensor(scale)  # fmt: skip
+        weights, slopes, strict=True)), torch.tensor(scale)
 
 
 def moved(weights, loss_of, scale, lr, good=None):
@@ -325,7 +325,7 @@ HALF_WRONG = {
             [w + (n - w).nan_to_num().clamp(-1, 1) for w, n in zip(
                 weights, by_backward(weights, loss_of, scale, lr)[0], strict=True)],
             by_backward(weights, loss_of, scale, lr)[1]), ""),
-}  # fmt: skip
+}
 
 
 # --- 14.4 -----------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ ROWS_RIGHT = {
     "split": lambda order, step, B, rank, world: order.split(B)[step].tensor_split(world)[rank],
     "the other way round": lambda order, step, B, rank, world: strided(
         order, step, B, world - 1 - rank, world),
-}  # fmt: skip
+}
 ROWS_WRONG = {
     "chunk": (
         lambda order, step, B, rank, world: (*order[step * B : (step + 1) * B].chunk(world),
@@ -385,7 +385,7 @@ ROWS_WRONG = {
         lambda order, step, B, rank, world: torch.cat([strided(order, step, B, rank, world),
                                                        order[:1]]), "shape"),
     "None": (lambda *_: None, ""),
-}  # fmt: skip
+}
 
 
 # --- 14.5 -----------------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ def by_torch(x, eps):
 
 def clamped_squares(x, eps):
     heard = yield torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)),
-                               torch.full((x.shape[1],), x.numel() / x.shape[1])])  # fmt: skip
+                               torch.full((x.shape[1],), x.numel() / x.shape[1])])
     mean = heard[0] / heard[2]
     var = (heard[1] / heard[2] - mean**2).clamp(min=0)
     return (x - spread(mean)) / spread(var + eps).sqrt()
@@ -497,13 +497,13 @@ NORM_WRONG = {
     "in place": (in_place, "in place"),
     "a text is handed over": (lambda x, eps: (yield "x"), "number or a tensor"),
     "what was heard is returned": (lambda x, eps: (yield 1), "a tensor was expected"),
-}  # fmt: skip
+}
 
 RIGHT = {
     "mended_stopwatch": STOPWATCH_RIGHT, "conv_floor": FLOOR_RIGHT, "float16_step": HALF_RIGHT,
     "rank_rows": ROWS_RIGHT, "global_batch_norm": NORM_RIGHT,
-}  # fmt: skip
+}
 WRONG = {
     "mended_stopwatch": STOPWATCH_WRONG, "conv_floor": FLOOR_WRONG, "float16_step": HALF_WRONG,
     "rank_rows": ROWS_WRONG, "global_batch_norm": NORM_WRONG,
-}  # fmt: skip
+}
