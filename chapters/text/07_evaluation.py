@@ -1159,14 +1159,13 @@ print(f"{len(SEEDS)} seeds; {GAN_STEPS:,} steps of the GANs, {VAE_STEPS:,} of th
 
 # %% [markdown]
 # **How to read it.** A gap counts when it is several times the spread over seeds; three seeds give
-# a rough spread. The column */ bar* divides by the pixel Gaussian: at 1 a model has won nothing
-# over a formula. The rows below have one draw each.
+# a rough spread. At 1 in the column */ bar* a model has won nothing over a formula. The rows below
+# the line have one draw each.
 #
 # The copier has the best distance, and only *seen* convicts it. (Half the classes are copies, too:
-# *seen* says so.) Noise has the worst distance, and can have a decent precision. Half the classes
-# shows in the recall. (Five classes can count as six: T-shirts taken for shirts reach one in a
-# hundred.) So no column alone ranks the models.
-# Mind 7.7 when you read precision: speckles and noise can get as much of it as good pictures.
+# *seen* says so.) Noise has the worst distance, and can have a decent precision (7.7). Half the
+# classes shows in the recall. (Five classes can count as six: T-shirts taken for shirts reach one
+# in a hundred.) So no column alone ranks the models.
 
 # %% [markdown]
 # **What it doesn't say.** The judge weighs sharp edges heavily, so softness costs the VAE dearly.
@@ -1280,15 +1279,15 @@ plot.show(
 
 # %% [markdown]
 # The repeated pictures are found out, and their number comes out right. Compare the models with the
-# rows of real pictures: a few times more pairs is chance and taste, a hundred times more is not.
+# rows of real pictures.
 #
 # Then look at noise. No two of its pictures are alike, whatever its row says: pairs are counted *as
 # the judge sees them*, and to it noise is one texture. Soft pictures can stand closer together,
 # too. So a small number asks you to look at the pairs: the same picture, or only the same kind? In
 # the paper, people decided.
 #
-# **What it doesn't say:** that many *different* pictures are *good* ones; that they are new (a
-# copier of 60,000 pictures offers 60,000); or anything beyond about $s^2$.
+# **What it doesn't say:** that many pictures are *good* ones, or new (a copier of 60,000 offers
+# 60,000); or anything beyond about $s^2$.
 
 # %%
 # checkpoint: with a known number of equal birthdays; the row that must fail comes out right
@@ -1376,11 +1375,11 @@ plot.show(
 
 # %% [markdown]
 # Read the gaps against the spread of the dots: where the dots of two rows overlap, three seeds
-# don't tell them apart. Real pictures with their own labels are the roof, and how close the judge's
-# labels come to it says how little the *labels* cost. What a generated set loses below that, its
-# pictures lose.
+# don't tell them apart. Real pictures with their own labels are the roof. How close the judge's
+# labels come to it says how little the *labels* of real pictures cost. What a generated set loses
+# below that, its pictures lose, or the judge's doubts about them.
 #
-# **What it doesn't say:** how pictures *look*: soft ones can teach well. A copier reaches the roof.
+# **What it doesn't say:** how pictures *look*: soft ones may teach well. A copier reaches the roof.
 # And a student may learn enough from the easy half of each class, so missing variety hardly shows.
 
 # %%
