@@ -1406,7 +1406,7 @@ if runtime.profile() != "smoke":
 # %%
 COLOUR = runtime.budget(smoke="shapes", cpu="cifar10", gpu="cifar10")
 MANY = runtime.budget(smoke=200, cpu=3_000, gpu=10_000)  # pictures per row
-photos, unseen = data.load(COLOUR), data.load(COLOUR, split="test")
+photos, unseen = data.load(COLOUR, size=32), data.load(COLOUR, size=32, split="test")
 if runtime.profile() == "smoke":  # no judge is shipped for the shapes: an untrained one
     eye = nets.Classifier(photos.shape[1], 3, classes=len(photos.classes)).to(DEVICE).eval()
 else:
