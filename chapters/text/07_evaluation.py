@@ -68,7 +68,7 @@ SEEDS = (0, 1, 2)  # per league entry: the fewest that show a spread at all
 WIDTH = runtime.budget(smoke=8, cpu=16, gpu=64)  # the league's sizes are those of chapters 05, 08
 DENSE = runtime.budget(smoke=64, cpu=128, gpu=256)
 VAE_WIDTH = runtime.budget(smoke=8, cpu=32, gpu=64)
-GAN_STEPS = runtime.budget(smoke=16, cpu=3_000, gpu=18_000)
+GAN_STEPS = runtime.budget(smoke=16, cpu=3_000, gpu=18_000)  # so that nine runs take some minutes
 VAE_STEPS = runtime.budget(smoke=16, cpu=3_000, gpu=18_000)
 COMPONENTS = runtime.budget(smoke=5, cpu=20, gpu=20)  # Gaussians over the codes, as in 8.10
 
