@@ -19,7 +19,7 @@ from gencourse import data, nets, runtime
 from gencourse.divergences import unbiased_mmd
 from gencourse.runtime import UserError
 
-JUDGES = ("digits", "mnist", "fashion_mnist")
+JUDGES = ("digits", "mnist", "fashion_mnist", "cifar10")
 BATCH = 500  # pictures that a judge sees at once
 CHUNK_BYTES = 64 * 2**20  # what a chunk of features or distances takes, in float64
 INCEPTION = "Inception-v3"  # the extractor whose distances are called FID and KID
@@ -100,7 +100,7 @@ class Coverage(NamedTuple):
 def judge(name):
     """The shipped classifier for a data set, or one of your own from a file.
 
-    name: "digits", "mnist", "fashion_mnist", or the path of a .safetensors file that
+    name: "digits", "mnist", "fashion_mnist", "cifar10", or the path of a .safetensors file that
         `gencourse train classifier` wrote.
     Returns: nets.Classifier in evaluation mode on `runtime.device()`, its weights frozen, with
         `.extractor` (str), `.size` [pixels], `.channels` and `.settings` (dict, accuracy included).
@@ -124,7 +124,7 @@ def judge(name):
         raise UserError(f"{path} holds no judge: {_short(error)}") from error
     if not isinstance(network, nets.Classifier):
         raise UserError(f"{path} holds no judge: it is a {type(network).__name__}.")
-    network.extractor = f"{network.settings.get('data', path.stem)} judge"
+    network.extractor = f"{network.settings.get('data', path.stem) if own else name} judge"
     if own:
         network.extractor += f" {_fingerprint(network)}"
     return network.to(runtime.device()).eval().requires_grad_(False)

@@ -475,11 +475,11 @@ def test_shipped_judges_know_their_pictures(name):
     judge = evaluate.judge(name)
     assert judge.extractor == f"{name} judge" and not judge.training
     assert not any(p.requires_grad for p in judge.parameters())
-    x = torch.rand(3, 1, judge.size, judge.size) * 2 - 1
+    x = torch.rand(3, judge.channels, judge.size, judge.size) * 2 - 1
     found = evaluate.features(x, judge)
     assert found.values.shape == (3, 128) and found.extractor == f"{name} judge"
     torch.testing.assert_close(found.values, judge.features(x))
-    assert judge.settings["accuracy"] > 0.9
+    assert judge.settings["accuracy"] > (0.79 if name == "cifar10" else 0.9)
 
 
 def test_the_digits_judge_recognises_digits():
@@ -505,8 +505,8 @@ def test_a_judge_of_ones_own_is_told_from_others(tiny):
 
 
 def test_missing_and_broken_judges_are_explained(tmp_path):
-    with pytest.raises(UserError, match="only digits, mnist, fashion_mnist: train your own with"):
-        evaluate.judge("cifar10")
+    with pytest.raises(UserError, match="mnist, fashion_mnist, cifar10: train your own with"):
+        evaluate.judge("shapes")
     with pytest.raises(UserError, match="There is no file"):
         evaluate.judge(tmp_path / "none.safetensors")
     broken = tmp_path / "broken.safetensors"

@@ -61,6 +61,16 @@ def test_fewer_bits_come_back_as_single_and_draw_the_same(tmp_path):
     assert not torch.equal(again.decode(z), net.decode(z))
 
 
+def test_convolutions_come_back_from_8_bits_too():
+    torch.manual_seed(0)
+    net = nets.Classifier(16, 3, width=8)
+    small = ship.shrink(net.state_dict(), 1_000)
+    wide = small["body.4.weight"]
+    assert wide.dtype == torch.int8 and small["body.4.weight.scale"].shape == (16, 1, 1, 1)
+    back = wide.float() * small["body.4.weight.scale"].float()
+    torch.testing.assert_close(back, net.state_dict()["body.4.weight"], atol=1e-3, rtol=0)
+
+
 def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(save({"a": torch.zeros(2)}))

@@ -369,7 +369,7 @@ NEITHER = ("decorator_list", "returns", "annotation", "defaults", "kw_defaults",
 BLOCKS = ("body", "orelse", "finalbody")
 OPTIONAL = {ast.IfExp: ("body", "orelse"), ast.BoolOp: ("values",), ast.Lambda: ("body",),
             ast.ListComp: ("elt",), ast.GeneratorExp: ("elt",), ast.SetComp: ("elt",),
-            ast.DictComp: ("key", "value")}  # fmt: skip # parts of expressions that may not run
+            ast.DictComp: ("key", "value")}  # parts of expressions that may not run
 
 
 def numbered(tree):
