@@ -896,7 +896,7 @@ plot.show(
 #
 # Unseen pictures are within a few errors of $h$. That row tests the test: it fails where training
 # and test pictures come from different sources, and then $h$ is wrong. Where few distinct pictures
-# are found, as by noise, the error is large, and there is no verdict.
+# are found, as by noise, their share says little, and the number of errors means nothing.
 
 # %% [markdown]
 # **What the test doesn't say:** that nothing is remembered. A model that copies a share
