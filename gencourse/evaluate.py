@@ -299,6 +299,8 @@ def moments(x, name="x"):
         mean, n = mean + shift * (len(part) / both), both
     if n < 2:
         raise UserError(f"A covariance needs 2 samples or more; {name} has {n}.")
+    if not torch.isfinite(scatter).all():
+        raise UserError(f"{name} holds values so large that their covariance is infinite.")
     return Moments(n, mean, scatter / (n - 1), extractor)
 
 
@@ -530,6 +532,7 @@ def mode_coverage(modes, total, least=1):
             f"modes are (N,) whole numbers; these are {tuple(modes.shape)} "
             f"{str(modes.dtype).removeprefix('torch.')}."
         )
+    modes = modes.long()  # a uint8 can't be compared with -1
     if modes.min() < -1 or modes.max() >= total:
         raise UserError(
             f"With {total} modes their numbers are -1 (none) to {total - 1}; these go from "

@@ -180,6 +180,8 @@ def test_moments_refuse_what_is_no_sample(rng):
         evaluate.moments(iter([]))
     with pytest.raises(UserError, match="3 features in one chunk and 2 in another"):
         evaluate.moments([np.zeros((4, 3)), np.zeros((4, 2))])
+    with pytest.raises(UserError, match="so large that their covariance is infinite"):
+        evaluate.moments(1e200 * rng.normal(size=(9, 3)))
 
 
 def test_scores_print_their_counts_and_extractor_and_stay_numbers():
@@ -402,6 +404,11 @@ def test_nearest_modes_and_their_coverage_by_hand():
     assert coverage.kl == pytest.approx(kl)
     assert evaluate.mode_coverage(modes, 4, least=2).covered == 1
     assert str(coverage).startswith("2 of 4 modes covered (66.7% of 6 samples on a mode, KL to uni")
+
+
+def test_mode_coverage_takes_every_kind_of_whole_number():
+    for dtype in (torch.uint8, torch.int8, torch.int32, torch.int64):
+        assert evaluate.mode_coverage(torch.tensor([0, 1, 1], dtype=dtype), 2).covered == 2
 
 
 def test_mode_coverage_at_its_ends():
