@@ -150,8 +150,7 @@ plot.show(plot.rows(first), alt="Three rows of twelve pictures: real ones, the D
 # - is **contradicted** if it is the other way round;
 # - stays **open** otherwise.
 #
-# One claim compares two *spreads*. A spread is a single value, so that claim asks for a factor
-# instead; 10.6 derives which.
+# One claim compares two *spreads*, single values: it asks for a factor, which 10.6 derives.
 #
 # **Predict:** if two methods were equally good, how often would three seeds each say "holds" by
 # luck?
@@ -430,6 +429,8 @@ inner = CHANNELS * (SIZE - 2) ** 2
 amount = math.sqrt((REAL_ENERGY - edge_energy(x_blurred)) / (20 * inner))
 labels = test_images.labels[: len(x_test)].to(x_test.device)
 smooth = min(labels.unique().tolist(), key=lambda k: edge_energy(x_test[labels == k]))
+
+# %%
 tricks = {
     "real": x_test,
     "real, half as bright": (x_test - 1) / 2,  # black, −1, stays black
@@ -471,7 +472,7 @@ def edges_per_contrast(x):
 
 def seen_class(x):
     """The judge's class of each picture: (N,)."""
-    return evaluate.logits(x, ruler).argmax(dim=1).to(x.device)
+    return evaluate.logits(x.clamp(-1, 1), ruler).argmax(dim=1).to(x.device)
 
 
 kinds = seen_class(x_test)
@@ -640,6 +641,8 @@ styles = {
     "VAE + mixture": (plot.FOURTH, "^"),
     "VAE, drawn": ("black", "x"),
 }
+
+# %%
 fig, ax = plt.subplots(figsize=(5, 3))
 for name, (colour, marker) in styles.items():
     x, y = column(name, "precision"), column(name, "recall")
@@ -672,12 +675,9 @@ claim(FAITHFUL, column("VAE", "precision"), column("DCGAN", "precision"))
 claim(DIVERSE, column("DCGAN", "recall"), column("VAE", "recall"))
 
 # %% [markdown]
-# Read the rows with the traps in mind. The drawn pixels are the "sharpest" of all, and the row of
-# pictures shows what kind of sharpness that is. A DCGAN near 1 is no proof of quality either: seams
-# and speckles count. The VAE's verdict no longer has contrast or the mix of classes as an excuse.
-# 10.5 adds the reason: softness is what this loss asks for.
-
-# %% [markdown]
+# The drawn pixels are the "sharpest" of all, and the row of pictures shows what kind of sharpness
+# that is. The VAE's verdict no longer has contrast or the mix of classes as an excuse.
+#
 # Recall asks how many real pictures have a generated one nearby, in the judge's eyes. But 10.3
 # showed that blur alone lowers it. So is a low recall of the VAE a lack of *kinds*, or softness
 # once more? Two **controls** take the question apart: real test pictures, all of them, sent once
@@ -877,9 +877,6 @@ plot.show(fig, alt="Left: Fréchet distance against training time for DCGAN and 
 # twenty, as for the other claims: $f=19$, a factor of $\sqrt{19}\approx4.4$ in $s$.
 
 # %%
-FACTOR = math.sqrt(19)
-
-
 def spread(values):
     """Standard deviation of the log distances; infinite if a training diverged."""
     s = torch.tensor(values, dtype=torch.float64).log().std().item()
@@ -890,6 +887,7 @@ def suffering(name):
     return [four / once for once, four in zip(brief[name, 1], brief[name, 4], strict=True)]
 
 # %%
+FACTOR = math.sqrt(19)
 claim(LATER, brief["DCGAN", 1], brief["VAE", 1])
 claim(TOUCHY, suffering("VAE"), suffering("DCGAN"))
 print(f"spread of the short trainings: DCGAN {spread(brief['DCGAN', 1]):.1%}, "
@@ -1185,12 +1183,12 @@ for k, gradients in second.items():
 
 # %%
 trios = [vaegan(seed) for seed in SEEDS]
-
-# %%
 history = trios[0]["history"]
 late = len(history["step"]) // 50  # the first steps would squash the rest
 shown = {key: values[late:] for key, values in history.items()}
 smoothing = max(1, len(shown["step"]) // 60)
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.8))
 plot.curves(shown, ["unlike", "kl"], ax=axes[0], smooth=smoothing, ylabel="nats per picture")
 plot.curves(shown, ["tell", "fool"], ax=axes[1], smooth=smoothing)
@@ -1456,8 +1454,7 @@ for seed, model in zip(SEEDS, vaes, strict=True):
 # %% [markdown]
 # "log 4" is a second bound: a code can't say more than *which* of N pictures it was. So for a VAE
 # that is trained on N pictures $I\le\log N$, and whatever its rate exceeds that by must be misfit.
-# (Here q(z) is the average over these pictures, a mixture of N narrow Gaussians, and the gaps
-# between its members count as misfit, too.)
+# (Here q(z) is the average over these pictures. The gaps between their codes count as misfit, too.)
 #
 # **What β trades.** Call the reconstruction term the *distortion* $H$. A β-VAE minimises
 # $H + \beta R$. Different β reach different points $(R, H)$. The best reachable ones form the
@@ -1593,11 +1590,10 @@ plot.show(fig, alt="Test accuracy against rate for seven prices: nearly flat at 
                    "falling towards chance near and below the dotted line at the label's entropy.")
 
 # %% [markdown]
-# In these single runs a picture's hundreds of numbers are squeezed into a few nats, and most of the
-# accuracy survives. What is thrown away is what a reconstruction would have needed: which shirt,
-# how bright. So would 2.3 nats "do"? As a bound, yes. Read off what accuracy our runs have at the
-# dotted line: a Gaussian code pays more for the same label, as the rate also holds misfit, and nats
-# about x that the label does not need.
+# In these single runs a picture's hundreds of numbers are squeezed into a few nats, and most of
+# the accuracy survives. Would 2.3 nats "do"? As a bound, yes. Read off the accuracy at the dotted
+# line: a Gaussian code pays more for the same label, as the rate also holds misfit, and nats about
+# x that the label does not need.
 #
 # So β is a price in both models. In the VIB, too, it multiplies the rate, $R\ge I(x;z)$: nats about
 # the *picture*. What they buy differs: in the VAE pixels, in the VIB the label. And the VAE-GAN
@@ -1660,9 +1656,9 @@ if runtime.profile() == "cpu":  # the one verdict that has a reason behind it (1
 #
 # - A claim is worth as much as its criterion, its budget and its seeds. Fix them before you look.
 # - Sharpness below 1 means softer, lower contrast or smoother subjects; above it proves nothing.
-#   Match contrast and classes before you say "blurry".
-# - A likelihood with independent pixels asks for the mean of all that z leaves open: softness is an
-#   answer, not a failure of the net. A discriminator asks whether the picture could be real.
+#   Match contrast and classes first.
+# - A likelihood with independent pixels asks for the mean of all that z leaves open: softness is
+#   its answer. A discriminator asks whether the picture could be real.
 # - VAE-GAN compares in the discriminator's features. Encoder, generator and discriminator each hear
 #   their own loss; whoever measures must not profit.
 # - The KL term bounds the information in the code, and overstates it by the misfit of codes and
