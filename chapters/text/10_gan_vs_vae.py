@@ -1331,8 +1331,9 @@ mu, logvar = players["E"](x)
 z = nets.reparameterise(mu, logvar)
 chance = torch.sigmoid(players["D"](players["G"](torch.cat([z, torch.randn_like(z)]))))
 torch.testing.assert_close(values["G"], -chance.log().mean(), rtol=1e-4, atol=1e-5)
-assert start > 1  # perfect, and yet not 0, in training mode …
-assert unlike_if_perfect(players["D"], players["G"], x) < 1e-6  # … while a fixed BatchNorm gives 0
+assert start > 1  # perfect, and yet not 0, in training mode
+fixed = unlike_if_perfect(players["D"], players["G"], x)  # in evaluation mode
+assert fixed < start / 100  # 0, but for rounding
 
 # %% [markdown]
 # ## 10.10 Break it: D is paid to make its own ruler small
