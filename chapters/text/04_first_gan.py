@@ -24,7 +24,7 @@
 # minimises $-\log D$.
 #
 # <!-- stamp -->
-# *Run time: 1.5 min, peak memory 1.0 GB, `cpu` profile on `mnist`
+# *Run time: 7.8 min, peak memory 1.3 GB, `cpu` profile on `mnist`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
