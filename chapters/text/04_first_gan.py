@@ -226,7 +226,8 @@ print(f"{end / end_without:.0f} times less")
 # **What the figure says.** With PyTorch's first weights and no BatchNorm, every layer shrinks the
 # differences between inputs. All $z$ start close to one and the same grey picture, and each further
 # layer would bring them closer. BatchNorm gives each hidden unit spread one before its ReLU.
-# Kaiming weights mend the start too.
+# Kaiming weights mend the start too. (They keep the mean *square*. A part of it becomes a mean that
+# all $z$ share, so their line still falls a little.)
 
 # %% [markdown]
 # *During* training there is a difference. With BatchNorm the spread before each ReLU is $|\gamma|$,
@@ -316,8 +317,8 @@ plot.show(fig, alt="The same eight digits twice: once black and white, once pale
 
 # %% [markdown]
 # **What the numbers say.** The plain layer sees the difference. BatchNorm removes it: it divides
-# out exactly the scale that was wrong. So a $D$ that starts with BatchNorm is blind to a fault of
-# the whole batch.
+# out the very scale that was wrong. So a $D$ that starts with BatchNorm is blind to a contrast or a
+# brightness that is wrong in the whole batch.
 #
 # **What they don't say:** that BatchNorm in $D$ is always bad. Deeper down it can help, and
 # [chapter 05](05_dcgan.ipynb) uses it there, but never behind the first layer.
@@ -454,8 +455,8 @@ torch.testing.assert_close(losses.generator_loss(b), g_loss_of(b))
 # ## 4.5 What `detach` does
 #
 # **Question.** $L_D$ contains $D(G(z))$, and so the weights of *both* networks. `backward()` does
-# not know whose turn it is: it fills `.grad` of every weight it can reach. `x.detach()` is the same
-# picture, cut off from the computation that made it.
+# not know whose turn it is: it *adds* to `.grad` of every weight it can reach. `zero_grad()` clears
+# that. `x.detach()` is the same picture, cut off from the computation that made it.
 #
 # **Predict** for three losses which network's weights receive a gradient: $L_D$ with `detach`,
 # $L_D$ without, $L_G$.
@@ -487,7 +488,8 @@ for name, loss in {
 # **What the numbers say.** Without `detach`, the discriminator's loss leaves a gradient in $G$. It
 # points the wrong way: it makes $G$'s pictures *easier* to catch. And look at the last row: $L_G$
 # always leaves a gradient in $D$. That can't be detached, since $G$ learns through $D$. So
-# `d_opt.zero_grad()` must come right before $D$'s own `backward()`.
+# `d_opt.zero_grad()` must come after it and before $D$'s own `backward()`. (The first two values in
+# $D$ differ a little, since each call of $D$ draws new dropout masks.)
 #
 # **What they don't say:** whether harm is done. A gradient acts only when an optimizer
 # steps on it.
@@ -670,8 +672,8 @@ plot.show(fig, alt="32 real digits beside 32 generated ones: many of these can b
 # **What the figures say.** First the ink gathers in the middle, then strokes appear, then
 # digits. The same noise may change its mind on the way, and turn from one digit into another. At
 # the end many can be read at once; others are fragments, or two digits in one. And there are loose
-# speckles: a dense network has separate weights for every pixel, and nothing tells it which pixels
-# are neighbours. [Chapter 05](05_dcgan.ipynb) mends that.
+# speckles: a *dense* network (linear layers only) has separate weights for every pixel, and nothing
+# tells it which pixels are neighbours. [Chapter 05](05_dcgan.ipynb) mends that.
 #
 # **What they don't say:** whether all ten digits come equally often ([chapter
 # 06](06_mode_collapse.ipynb)), or whether these are copies (section 4.8).
@@ -702,10 +704,9 @@ print(f"the judge is sure of {sure(x_test).float().mean():.1%} of held-out real 
 print(f"and of {sure(pure_noise).float().mean():.1%} of pictures of pure noise")
 
 # %% [markdown]
-# See the second number, of the trained judge on MNIST: it can be as high as for real digits. A
-# classifier has to answer with one of its classes, and its confidence means something only for
-# pictures *like those it was trained on*. So we ask a second thing: does the picture look like a
-# real one to the judge?
+# Look at the second number: on MNIST it can be as high as for real digits. A classifier has to
+# answer with one of its classes, and its confidence means something only for pictures *like those
+# it was trained on*. So we ask a second thing: does the picture look like a real one to the judge?
 #
 # Take its **features**, the outputs of its last hidden layer. A picture is *near* if the distance
 # from its features to those of the nearest of up to 10,000 training digits is not larger than for
@@ -752,6 +753,9 @@ for name, x in rulers.items():
 # But two digits on top of each other, which should not count, still pass rather often. So the ruler
 # is *generous*: a share at or below that of the third row means little. The last row is the share
 # for our generator, in this one training.
+#
+# None of these rows holds half-made pictures, from *early* in training. There the ruler is not
+# tested yet; keep that in mind for section 4.7.
 #
 # **What they don't say:** how varied the readable ones are. A generator that draws one perfect
 # digit again and again would have 100 %. [Chapter 07](07_evaluation.ipynb) builds better measures.
@@ -817,14 +821,15 @@ plot.show(fig, alt="Both losses drift slowly near dotted lines; D's accuracy is 
 # %% [markdown]
 # **What the figure says.** After a short struggle both losses change little; they drift slowly.
 # (Dotted: $2\log 2$ for $D$, $\log 2$ for $G$, what an undecided $D$ would give.) As long as $L_D$
-# is below its line, $D$ is better than a coin. $L_G$ does not fall to zero, and should not: each
-# step that improves one network makes the other's task harder.
-#
+# is below its line, $D$ is better than a coin. On the right, $D$ stays above a half, far from 1: in
+# this one run neither network left the other behind. $L_G$ does not fall to zero, and should not:
+# each step that improves one network makes the other's task harder.
+
+# %% [markdown]
 # **What it does not say:** that nothing happens on the level stretch. $L_G$ measures $G$ with a
 # ruler, $D$, which is itself being trained. Equal numbers at different times are readings of
 # different rulers.
-
-# %% [markdown]
+#
 # The explorer lets you check that. Slide through time: the line marks the moment on the left, and
 # the same noise is shown on the right. **Predict** first: at which step do the losses stop moving?
 # At which step do the pictures?
@@ -854,6 +859,8 @@ widgets.explore(look, "Level loss curves, and beside them 24 digits of the marke
 # Now without eyes. A cell computes the readable share of the 64 saved pictures at each moment. It
 # also searches the first twentieth of the training for the moment whose two losses are most like
 # those at the end.
+#
+# **Predict:** will the readable share and your eye agree, at the start too?
 
 # %%
 smoothed = {k: smooth(history[k], window) for k in ("d_loss", "g_loss")}
@@ -883,16 +890,22 @@ for ax, s in zip(axes, (early, STEPS), strict=True):
 plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots, then digits.")
 
 # %% [markdown]
-# **What the figures say.** In this one run, compare the two pairs of losses with the two grids, and
-# with the two readable shares. The losses are near each other, the pictures are not. One such case
-# is enough for two rules: don't call a GAN finished because its loss curves are flat, and don't
-# compare two GANs by their losses.
+# **What the figures say.** In this one run, look at the two grids first: blots on the left, mostly
+# digits on the right. $L_D$ differs little between them, and $L_G$ by a fraction of a nat. Such
+# numbers alone would not tell you what the pictures look like.
 #
+# Now the printed shares. If the blots score as high as the digits, or higher, *the ruler is wrong
+# there*: it was tested on pure noise and on doubled digits, never on blots. Trust the eye, and read
+# the lower curve only after its first points.
+#
+# Two rules: don't call a GAN finished because its loss curves are flat, and don't compare two GANs
+# by their losses.
+
+# %% [markdown]
 # What losses are good for: they show a *breakdown*. $L_D$ near zero while $L_G$ climbs: $D$ has
 # won. Both near zero: a bug. Both exactly on their dotted lines, or a sudden jump that stays: look
 # closer. Section 4.11 shows the second and the third.
-
-# %% [markdown]
+#
 # One more honest use. For **any** $D$, $\ \mathrm{JS}(p, q) \ge \log 2 - L_D/2$. On pictures that
 # $D$ was not trained on, this is a lower bound for how far $q$ still is from $p$.
 
@@ -910,8 +923,8 @@ print(f"JS(p, q) ≥ {math.log(2) - held_out / 2:.3f} ± {error / 2:.3f} nats", 
 print(f"(the largest possible JS is log 2 = {math.log(2):.3f})")
 
 # %% [markdown]
-# **What the numbers say.** ± is the standard error. If the bound is well above its own, at least so
-# much difference is left: $D$ has found it. If not, this $D$ proves nothing.
+# **What the numbers say.** ± is the standard error. If the bound is several times its
+# own error, at least so much difference is left: $D$ has found it. If not, this $D$ proves nothing.
 #
 # **What they don't say:** how much difference there is. A *small* bound can mean a good generator,
 # or a weak $D$; and this $D$ is small, was blurred by dropout in training, and had little time. The
@@ -1080,11 +1093,15 @@ print(f"readable: MSE generator {readable(made_by_mse):.0%}, GAN {readable(made_
 
 # %% [markdown]
 # **What the numbers say.** The MSE generator's pictures are nearly the average picture, with only a
-# small rest of spread over $z$: the derivation, measured. Now the last column. By squared error
-# against random partners, the blur scores best and the GAN is worse. *Real pictures* score twice
-# the floor: the floor is one variance, and two independent pictures bring one variance each. By
-# this loss, real pictures are worse than a blur. It can't teach anybody to make real ones.
+# small rest of spread over $z$: the derivation, measured. (The GAN had more steps and a falling
+# rate. Neither could help the MSE loss much: it is close to its floor.)
 #
+# Now the last column. By squared error against random partners, the blur scores best and the GAN is
+# worse. *Real pictures* score twice the floor: the floor is one variance, and two independent
+# pictures bring one variance each. By this loss, real pictures are worse than a blur. It can't
+# teach anybody to make real ones.
+
+# %% [markdown]
 # **What they don't say:** that squared error is always wrong. The mistake is the random partner.
 # When each $z$ *belongs* to one $x$, squared error makes sense: [chapter 08](08_vae.ipynb) gets $z$
 # from $x$. And $D$ needs no partner: it judges one picture by itself.
@@ -1198,7 +1215,8 @@ plot.show(fig, alt="Left, three gradients against the logit: on the far left lea
 # **What the figure says.** On the left: where $D$ is sure ($a$ far below 0), $\log(1-D)$ hardly
 # pushes, $-\log D$ pushes with strength near 1, and least squares harder the farther. Above $a = 1$
 # least squares pushes *back*. On the right each dot is one seed. A gap between two losses counts
-# only if it is clearly larger than the distances between dots of *one* loss.
+# only if it is clearly larger than the distances between dots of *one* loss. If the dots overlap,
+# these runs can't tell the losses apart.
 #
 # A weak push does not have to mean bad pictures: Adam divides every gradient by its own running
 # size (chapter 02).
@@ -1206,7 +1224,8 @@ plot.show(fig, alt="Left, three gradients against the logit: on the far left lea
 # %% [markdown]
 # **What it does not say:** which loss is best after a long training. These runs are short, and all
 # have the rate that we chose for $-\log D$. Least squares differs in *two* things, since $D$'s loss
-# changes too. In the same way, three seeds show large effects only.
+# changes too. Three seeds show large effects only. And compare the shares with the row "two real
+# ones on top of each other" in section 4.6: a share below that row means little.
 
 # %%
 # checkpoint: the three gradients by autograd; the two of chapter 02 differ by the factor e^a
@@ -1300,8 +1319,11 @@ print(f"{'an undecided D':19} {2 * math.log(2):6.3f}          {math.log(2):6.3f}
 # %% [markdown]
 # - *Sigmoid twice*: the "logit" is now between 0 and 1, so $L_D$ can't fall below the number that
 #   the next cell prints, however good $D$ is. Worse, each gradient is multiplied by $D(1-D)$: a
-#   $D$ that is sure learns almost nothing any more. Compare its losses with "an undecided D" in the
-#   table. Losses on the dotted lines can mean a perfect game, or a dead one.
+#   $D$ that is sure learns almost nothing any more. It can get stuck at either end. A $D$ that says
+#   0 to everything has exactly the losses of "an undecided D" in the table. A $D$ that says 1 to
+#   everything has $L_D = \log(1 + e^{-1}) + \log(1 + e) \approx 1.63$ and
+#   $L_G = \log(1 + e^{-1}) \approx 0.31$. So losses on the dotted lines can mean a perfect game, or
+#   a dead one.
 #
 # **What it does not say:** that these runs would end the same way with other nets, rates or more
 # steps. Three seeds share all of those.

@@ -451,7 +451,7 @@ assert not torch.equal(mine.body[0].weight, new_pair()[0].body[0].weight)  # it 
 #
 # Start with a rule that we can work out on paper: the small first weights. A layer adds up $n$
 # inputs (its **fan-in**), each times an independent weight with mean 0 and standard deviation $s$.
-# The mixed terms vanish:
+# [Chapter 03](03_convolutions.ipynb), section 3.8, has derived what comes out:
 #
 # $$\mathbb E\Big[\big(\textstyle\sum_i w_i x_i\big)^2\Big] = n\,s^2\,\mathbb E[x^2].$$
 #
@@ -1049,7 +1049,7 @@ plot.show(
 # Now many at once, as they come. Take a pencil. For each picture write down what it is, or "?".
 # Then count: which share could you name? Would a friend write the same words?
 
-# %%
+# %% tags=["picture:05_colour.png"]
 colour_noise = torch.randn(60, Z_DIM, generator=torch.Generator().manual_seed(2)).to(DEVICE)
 with torch.no_grad():
     x_colour = colour_G(colour_noise)
