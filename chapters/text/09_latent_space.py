@@ -658,7 +658,7 @@ def components(seed, count=6):
     torch.manual_seed(seed)
     z = torch.randn(runtime.budget(smoke=100, cpu=2_000, gpu=2_000), G.z_dim)
     hidden = G.body[:4](z.to(device)).flatten(1).cpu()  # linear layer, BatchNorm, ReLU
-    coordinates = torch.pca_lowrank(hidden, q=count)[0]  # orthogonal, of one size
+    coordinates = torch.pca_lowrank(hidden, q=2 * count)[0][:, :count]  # orthogonal, of one size
     return with_length(coordinates.T @ z, 1.0), z, coordinates
 
 # %%
@@ -939,12 +939,12 @@ plot.show(ax, alt="Six rows of one blurred shape, named by the latent and its na
 # The **mutual information gap** (MIG, Chen et al. 2018): for each factor, the difference between
 # the best and the second-best latent, divided by H(v); then the mean over factors.
 #
-# - 1: each factor is known by exactly one latent, *which may know others too*.
+# - 1: each factor is known fully by exactly one latent, *which may know others too*.
 # - 0: each factor is known equally well by two latents, *or by none*.
 #
 # We count in bins: 20 equally filled ones for each latent, 10 for continuous factors. And we count
-# *draws* z from q(z|x), not the means μ. A dead latent has tiny means, but bins of equal filling
-# look at their order only, and would blow them up.
+# *draws* z from q(z|x), not the means μ. A **dead latent** (less than 0.1 nats) has tiny means, but
+# bins of equal filling look at their order only, and would blow them up.
 
 # %%
 def in_bins(values, bins):
@@ -1277,15 +1277,15 @@ for ax, (label, walk) in zip(axes, walks.items(), strict=True):
     plot.grid(draw(walk[:, :2].transpose(0, 1).flatten(0, 1)), columns=len(far), ax=ax)
     ax.set_title(f"{label}: s = {', '.join(f'{s:g}' for s in far.tolist())}", fontsize=9)
 plot.show(fig, alt="Two generated things on three walks. Straight on and on the shell both lose "
-                   "their grey, and at the right end only ragged white shapes are left. Only "
-                   "longer, each keeps its kind and loses its shades.")
+                   "their grey, and at the right end only ragged white shapes are left. In the "
+                   "last two rows z only gets longer, and the two stay unlike each other.")
 
 # %% [markdown]
 # **What broke.** Straight on, starts that were different become alike: each is soon small beside
 # $s\,\hat d$. On the shell the length never changes, and distance and variety go nearly the same
-# way. With length alone variety stays. So what matters is the *loss of all other components*. A
-# typical draw has a part along $\hat d$ of about ±1; far along the walk nearly all of z is in it,
-# and no length cures that.
+# way. So the direction alone is enough, and no length cures it. With length alone variety stays.
+# What matters is the *loss of all other components*: a typical draw has a part along $\hat d$ of
+# about ±1; far along the walk nearly all of z is in it.
 #
 # The judge doesn't mind: straight on, its confidence *rises*. It knows ten answers and must give
 # one, even for a ragged shape. **Confidence is not quality.** Walk as far as the attribute needs,
@@ -1324,11 +1324,11 @@ torch.testing.assert_close(only_longer.norm(dim=-1), straight_on.norm(dim=-1), r
 # %% [markdown]
 # ## Recap
 #
-# - Draws from N(0, I) lie on a shell of radius √Z. A lerp midpoint is a draw from N(0, I/2), a slerp
-#   midpoint is nearly a plain draw.
+# - Draws from N(0, I) lie on a shell of radius √Z. A lerp midpoint is a draw from N(0, I/2), a
+#   slerp midpoint is nearly a plain draw.
 # - Count what arithmetic does: it works for means of many, near where they were measured.
-# - A direction from labels inherits the data's correlations. Reading an attribute and writing it are
-#   two tasks. Principal components need no labels: they find what varies, not what it means.
+# - A direction from labels inherits the data's correlations. Reading and writing are two tasks.
+#   Principal components need no labels: they find what varies, not what it means.
 # - Disentanglement can be measured where the factors are known. A rotation changes the latents and
 #   not the pictures, so only labels can choose.
 # - Inversion asks a GAN for one given picture. Its z may lie off the shell: read ‖z‖.
