@@ -15,7 +15,8 @@
 #
 # A trained generator is a map: every latent z is a picture, and moving z changes the picture. This
 # chapter learns to move on purpose.
-#
+
+# %% [markdown]
 # **After this chapter you can** walk between latents without leaving the region that the generator
 # was trained on · find a direction that changes one attribute, edit a real picture with it, and
 # count how often it works · measure whether single latents mean single things.
@@ -165,8 +166,8 @@ for Z, colour in [(1, "gray"), (2, plot.FOURTH), (8, plot.THIRD), (64, plot.REAL
 ax.set(xlabel="length ‖z‖", ylabel="density")
 ax.legend()
 plot.show(fig, alt="Densities of the length of z. For one dimension it is highest at 0; for 2, 8 "
-                   "and 64 it is a hump that comes ever closer to the square root of Z, dotted, "
-                   "and is hardly wider each time.")
+                   "and 64 it is a hump of nearly the same width, ever closer to the square root "
+                   "of Z, dotted.")
 
 # %% [markdown]
 # The shell moves out and its thickness hardly changes: relative to its radius it becomes thin. The
@@ -1122,9 +1123,6 @@ for key, (_, _, kl) in measured.items():
 
 # %%
 count = runtime.budget(smoke=2, cpu=32, gpu=64)
-search = {"steps": runtime.budget(smoke=4, cpu=250, gpu=500), "starts": 4}
-
-# %%
 torch.manual_seed(5)
 digits = data.load("digits", split="test", size=28)
 targets = {
@@ -1134,6 +1132,7 @@ targets = {
 }
 
 # %%
+search = {"steps": runtime.budget(smoke=4, cpu=250, gpu=500), "starts": 4}
 found = {label: latent.invert(G, x, penalty=0.1, **search) for label, x in targets.items()}
 found["real, λ = 10"] = latent.invert(G, targets["real"], penalty=10.0, **search)
 
@@ -1328,7 +1327,7 @@ torch.testing.assert_close(only_longer.norm(dim=-1), straight_on.norm(dim=-1), r
 #   slerp midpoint is nearly a plain draw.
 # - Count what arithmetic does: it works for means of many, near where they were measured.
 # - A direction from labels inherits the data's correlations. Reading and writing are two tasks.
-#   Principal components need no labels: they find what varies, not what it means.
+#   Principal components find what varies, not what it means.
 # - Disentanglement can be measured where the factors are known. A rotation changes the latents and
 #   not the pictures, so only labels can choose.
 # - Inversion asks a GAN for one given picture. Its z may lie off the shell: read ‖z‖.

@@ -338,7 +338,8 @@ for label, columns in [("plain", [0]), ("pure", [0, 1, 2])]:
 #
 # *stretch · 40 minutes · `mutual_information_gap`*
 #
-# A code is called disentangled when single latents mean single things. With known factors (9.6):
+# A code is called disentangled when single latents mean single things. The MIG asks for half of
+# this: does each factor lie in one latent? (That latent may hold others, too.) With known factors:
 # for each factor v, the gap between the latent that knows most about it and the second, as a share
 # of the factor's entropy H(v),
 #
