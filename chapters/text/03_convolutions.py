@@ -24,12 +24,12 @@
 # matrices.
 #
 # <!-- stamp -->
-# *Run time: 5.7 min, peak memory 1.4 GB, `cpu` profile on `fashion_mnist`
+# *Run time: 12 min, peak memory 1.8 GB, `cpu` profile on `fashion_mnist`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
-# <!-- badge --> [Open in
-# Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/03_convolutions.ipynb)
+# <!-- badge -->
+# [Open in Colab](https://colab.research.google.com/github/OWNER/gencourse/blob/main/chapters/03_convolutions.ipynb)
 # <!-- /badge -->
 
 # %% tags=["install"]
