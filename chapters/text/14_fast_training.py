@@ -24,7 +24,7 @@
 # [chapter 03](03_convolutions.ipynb) (what a convolution computes).
 #
 # <!-- stamp -->
-# *Run time: 3.8 min, peak memory 1.5 GB, `cpu` profile on `digits`, `fashion_mnist`
+# *Run time: 4.9 min, peak memory 1.9 GB, `cpu` profile on `digits`, `fashion_mnist`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
