@@ -73,7 +73,7 @@ SEEDS = range(3)  # a verdict rests on three runs
 # ## Where this chapter is heading
 #
 # The same picture five times: once as it is, and four times seen through a window of nine numbers.
-# The first four sections make such windows by hand; after that a net finds its own.
+# At first we make such windows by hand; in section 3.10 a net finds its own.
 
 # %%
 images = data.load(DATA)
@@ -197,7 +197,8 @@ print("P is", " × ".join(map(str, P.shape)))
 # **cross-correlation**. One is the other with the kernel turned by 180°. A net that learns $w$ just
 # learns the turned kernel, so it does not matter there. It will matter in section 3.5.
 #
-# **What the map does not say:** which kernels are worth having. That is the next question.
+# **What the map does not say:** what a kernel responds to, and which kernels are worth having. The
+# first is the next question.
 
 # %%
 # checkpoint: by a route without windows. Fourier turns a correlation into a product
@@ -212,13 +213,13 @@ assert not torch.allclose(y_fourier, turned, rtol=1e-4, atol=1e-5)
 #
 # **Question.** Nine numbers: what do they respond to?
 #
-# Two sums tell a lot. If the weights sum to 1, an even area keeps its brightness: the kernel blurs
-# or sharpens. If they sum to 0, an even area gives 0 whatever its brightness: the kernel sees only
-# *changes*. And among windows of equal norm a kernel responds most to the one that looks like
+# Two sums tell a lot. If the weights sum to 1, an even area keeps its brightness, as with "blur"
+# and "sharpen". If they sum to 0, an even area gives 0 whatever its brightness: the kernel sees
+# only *changes*. And among windows of equal norm a kernel responds most to the one that looks like
 # itself, because $\sum w\,x$ is the dot product of $w$ with the window.
 #
 # A smooth kernel for edges in *any* direction is the derivative of a Gaussian bump of width
-# $\sigma$ along the direction $\varphi$:
+# $\sigma$ along the direction $\varphi$ (sign turned: brighter that way is plus):
 #
 # $$w_\varphi[u,v] \;\propto\; (v\cos\varphi + u\sin\varphi)\;e^{-(u^2+v^2)/2\sigma^2}.$$
 #
@@ -290,10 +291,10 @@ assert (correlate(picture, both) - correlate(correlate(picture, a), b)).abs().ma
 #
 # **Question.** How large is the output?
 #
-# Three choices decide, besides the kernel's side $k$: **padding** $p$ puts $p$ rows of zeros around
-# the picture, **stride** $s$ moves the window $s$ pixels at a time. In one dimension with $n$
-# pixels, the window's left end may stand at $-p$, $-p+s$, $-p+2s$ … up to $n+p-k$. Counting these
-# gives
+# Three choices decide, besides the kernel's side $k$: **padding** $p$ puts $p$ zeros at each end of
+# every row and column, **stride** $s$ moves the window $s$ pixels at a time. In one dimension with
+# $n$ pixels, the window's left end may stand at $-p$, $-p+s$, $-p+2s$ … up to $n+p-k$. Counting
+# these gives
 #
 # $$m = \left\lfloor\frac{n + 2p - k}{s}\right\rfloor + 1.$$
 #
@@ -345,8 +346,8 @@ for k in (1, 2, 4, 7):
 # zero.
 #
 # A convolution alone is not indifferent to place at all. It is **equivariant**: move the picture,
-# and the map moves along, unchanged. (A sleeve is found wherever it is, by the same weights.) With
-# stride $s$ this is true only for moves by a multiple of $s$.
+# and the map moves along, unchanged but for the border. (A sleeve is found wherever it is, by the
+# same weights.) With stride $s$ this is true only for moves by a multiple of $s$.
 
 # %%
 def moves_along(s, pixels):
@@ -420,9 +421,9 @@ print(f"dense {dense:,} weights · convolution {conv:,} · ratio {dense / conv:,
 # small by pooling, lay them out in one vector (`Flatten`), and end in dense layers. Even that is a
 # convolution: its kernel is as large as the map.
 #
-# A dense layer *between* others holds most weights of a small net (section 3.10 prints it). DCGAN
+# A dense layer *between* others holds most weights of our small net (section 3.10 prints it). DCGAN
 # ([chapter 05](05_dcgan.ipynb)) has no fully connected hidden layers: one such step at the end of
-# $D$, one at the beginning of $G$, convolutions between.
+# its discriminator $D$, one at the beginning of its generator $G$, convolutions between.
 
 # %% [markdown]
 # ### 1×1 convolutions: a linear layer at every pixel
@@ -705,16 +706,16 @@ plot.show(
 )
 
 # %% [markdown]
-# The bell stays. With random weights it is wider, and ReLU hardly matters: the table has three
-# seeds. The reason is in what we draw, the mean *absolute* gradient. Paths now come with random
-# signs, so their *variances* add up to the bell of the random walk. The absolute value goes like
-# the root of the variance, and the root of a bell is a bell $\sqrt2$ times as wide.
+# The bell stays. With random weights it is wider; ReLU hardly changes its width (three seeds). The
+# reason is in what we draw, the mean *absolute* gradient. Paths now come with random signs, so
+# their *variances* add up to the bell of the random walk. The absolute value goes like the root of
+# the variance, and the root of a bell is a bell $\sqrt2$ times as wide.
 #
 # A net that is *able* to see the whole picture may use its rim little, at least before training.
 # Strides and pooling help, because jumps multiply.
 #
-# **What this leaves out:** BatchNorm in training mode computes means over all places. Strictly, a
-# unit then sees everything. Measure in eval mode.
+# **What this leaves out:** in training, BatchNorm (section 3.10) computes means over all places. A
+# unit then sees everything, strictly. Measure in eval mode.
 
 # %%
 # checkpoint: formula against gradient, for layers drawn at random; the bell against the random walk
@@ -859,8 +860,9 @@ assert table["k = 4, s = 2"][1] > 0.5 and table["resize, k = 3"][1] < 1e-4
 # **Question.** A net starts with random weights. How large should they be?
 #
 # One unit adds up $n$ inputs, its **fan-in**: $y = \sum_{i=1}^n w_i x_i$. (In a convolution,
-# $n = C_\text{in}\,k^2$.) Draw the weights independently, with mean 0 and variance $v$. For given
-# inputs, $y$ has mean 0, and all mixed terms $\mathbb E[w_i w_j]$ are 0. What is left is
+# $n = C_\text{in}\,k^2$.) Draw the weights independently, from a law that is symmetric about 0,
+# with variance $v$. For given inputs, $y$ has mean 0, and all mixed terms $\mathbb E[w_i w_j]$ are
+# 0. What is left is
 #
 # $$\operatorname{Var}(y) = \sum_i v\,x_i^2
 # = n \cdot v \cdot \underbrace{\tfrac1n\textstyle\sum_i x_i^2}_{\text{mean square of the input}}.$$
@@ -870,8 +872,9 @@ assert table["k = 4, s = 2"][1] > 0.5 and table["resize, k = 3"][1] < 1e-4
 
 # %% [markdown]
 # Next comes ReLU. As often as $y$ is positive it is negative, by symmetry, so ReLU removes **half**
-# of the mean square. (LeakyReLU with slope $a$ leaves $\tfrac12(1 + a^2)$ of it.) One layer with
-# its ReLU multiplies the mean square by $\tfrac12 n v$. A stack of $L$ layers multiplies it by
+# of the mean square. (LeakyReLU, with slope $a$ below 0, leaves $\tfrac12(1 + a^2)$ of it.) One
+# layer with its ReLU multiplies the mean square by $\tfrac12 n v$. A stack of $L$ layers multiplies
+# it by
 #
 # $$\left(\tfrac12\,n\,v\right)^L.$$
 #
@@ -966,10 +969,12 @@ for channels in (3, 64, 128, 256, 512, 1024):
 
 # %% [markdown]
 # For wide layers, 0.02 *is* about He's value (DCGAN's own nets had up to 1,024 channels). In
-# narrower ones, such as ours in chapter 05, it is too small: divide the table by 0.02. There
-# BatchNorm makes up for it. Two layers have no BatchNorm: D's first and G's last. Here 0.02 gives
-# small numbers, but once, not a power of them: D starts undecided, and G starts near grey, where
-# tanh is nearly straight.
+# narrower ones, like most in chapter 05, it is too small (divide He's value by 0.02), and BatchNorm
+# makes up for it.
+#
+# Three layers have no BatchNorm. D's first gives small numbers; the next BatchNorm enlarges them.
+# G's last gives small ones: G starts near grey, where tanh is nearly straight. D's last has
+# thousands of inputs; for it 0.02 is not small.
 #
 # So the rule "0.02" rests on the rule "BatchNorm". Without BatchNorm it becomes the falling line of
 # the figure. [Chapter 04](04_first_gan.ipynb) takes BatchNorm out of a net with PyTorch's default,
@@ -1131,13 +1136,13 @@ for kind, several in learned.items():
 # %% [markdown]
 # With PyTorch's default start practically nothing reaches the first layer. With He's weights the
 # plain stack's gradient is small, but not gone. Still its loss lags behind, with every seed. The
-# table's last column shows what else is wrong: at the end of the stack the maps of *different*
+# table's last column shows what else may be wrong: at the end of the stack the maps of *different*
 # pictures are almost the same, so little is left to tell apart. In the residual stack $h$ is
 # carried along, and pictures stay more different. (Without the factor its gradients are huge: the
 # doubling.)
 #
 # **What this does not say:** that plain deep nets can't be trained. We tried one depth, one rate, a
-# short time, no BatchNorm. Our classifier, next, has five layers and does without.
+# short time, no BatchNorm. Our classifier, next, has five layers and no residual connections.
 
 # %%
 # checkpoint: equal weights at the start; the term I by autograd; and what f = 0 lets through
@@ -1216,7 +1221,8 @@ for layer in [*ours.body, *ours.head]:
 # $$q_k = \frac{e^{a_k}}{\sum_l e^{a_l}}, \qquad
 # L = -\log q_c = -a_c + \log\sum_l e^{a_l}.$$
 #
-# Its gradient is as simple as can be: $\partial L/\partial a_k = q_k - [k = c]$.
+# Its gradient is as simple as can be: $\partial L/\partial a_k = q_k - [k = c]$, where $[k = c]$ is
+# 1 for the true class and 0 for all others.
 #
 # **Predict:** what is $L$ before training, when all classes seem equally likely?
 
@@ -1366,9 +1372,10 @@ plot.show(
 )
 
 # %% [markdown]
-# Bright-and-dark kernels are there. But cover the names: could you tell the learned row from the
-# random one? "It learned edge detectors" would say more than this one run shows. With BatchNorm
-# behind and other layers above, a random kernel may be useful enough.
+# Some have a bright and a dark side, like our edge kernels; none is a copy of one of the four. But
+# cover the names: could you tell the learned row from the random one? "It learned edge detectors"
+# would say more than this one run shows. With BatchNorm behind and other layers above, a random
+# kernel may be useful enough.
 #
 # **The confusion matrix.** Row: the true class; column: what the net said. On the diagonal it was
 # right, so we leave that out.
@@ -1401,8 +1408,9 @@ plot.show(
 
 # %% [markdown]
 # Mistakes aren't spread evenly. With this net on Fashion-MNIST, tops of all kinds (T-shirt,
-# pullover, coat, shirt) are mixed up with each other, rarely with a bag, hardly ever with a boot.
-# An accuracy in one number hides that; so will one number for a generator, in chapter 07.
+# pullover, coat, shirt) are mixed up with each other, above all the shirt with the other three;
+# rarely with a bag, hardly ever with a boot. An accuracy in one number hides that; so will one
+# number for a generator, in chapter 07.
 #
 # **The most confident mistakes.** How sure was the net when it was wrong? We sort its mistakes by
 # the probability it gave to its answer. **Cover the lines above the pictures and name each one
@@ -1450,8 +1458,8 @@ print(f"the net is sure of its answers by {belief.mean():.0%} on average")
 # the goal: beyond some point a higher number would mean that the net learned the labellers' slips.
 #
 # The table compares belief and truth. Where the net believes more than it gets right, it is
-# *overconfident*. And it always answers: show it noise (last line), and it will name an article of
-# clothing.
+# *overconfident*. And it always answers: show it noise (last line), and it will name one of its ten
+# classes.
 
 # %%
 # checkpoint: rows add up to the labels' counts; mistakes by two routes; softmax by hand
@@ -1503,7 +1511,8 @@ for name, (queries, candidates) in tables.items():
 
 # %% [markdown]
 # By pixels the nearest agree in outline and brightness. By features they agree more often in the
-# kind of thing: the two lines count it, for this one net.
+# kind of thing: the two lines count it, for this one net. (Which is no wonder: it was trained on
+# the labels of these very training pictures. Pixels know no labels.)
 #
 # Now ask of the ruler what we want of one: small for changes that do not matter, large for those
 # that do. We change pictures and divide by the mean distance between two different pictures, so
@@ -1537,14 +1546,15 @@ for name, x in versions.items():
     print(f"{name:18} pixels {by_pixels:.2f}   features {by_features:.2f}")
 
 # %% [markdown]
-# A ruler with a character. This one net, on clothes, forgives small moves, which its training
-# pictures had. Noise is farther by features than by pixels: it was never told that noise doesn't
-# matter. So a distance on features depends on *who was asked*: which net, trained on what.
+# A ruler with a character. This one net, on clothes, forgives small moves; its training pictures
+# were moved by one pixel. Noise is farther by features than by pixels; it never met noise. (That
+# explains not all: it was not trained on mirrored pictures, either.) So a distance on features
+# depends on *who was asked*: which net, trained on what.
 #
 # Chapter 07 measures generated pictures with the shipped judge, and always says so: this is no FID,
-# which is measured on the features of another, much larger net. (The judge came from these lines
-# and this seed, with another number of threads: sums in another order are rounded differently, and
-# thousands of steps make two nets of that.)
+# a well-known number measured on the features of another, much larger net. (The judge came from
+# these lines and this seed, with another number of threads: sums in another order are rounded
+# differently, and thousands of steps make two nets of that.)
 
 # %%
 said = evaluate.logits(test_images, evaluate.judge(DATA)).argmax(1)
@@ -1639,9 +1649,9 @@ for kind, make in (("dense", dense_net), ("convolutional", new_net)):
 #
 # The convolutional net gets worse, with every seed. It bet that neighbours belong together and that
 # places are alike; after the shuffle neither is true. It still learns, since its dense end can use
-# what the maps keep, but its windows see nine pixels that have nothing to do with each other.
+# what the maps keep. (If it still beats the dense net: they differ in more.)
 #
-# An architecture is a belief about the data. Where the belief is right it saves data and time.
+# An architecture is a belief about the data. Where the belief is right it can save data and time.
 # Where it is wrong nothing complains; it is just worse.
 
 # %%
@@ -1679,7 +1689,7 @@ if runtime.profile() != "smoke":
 # - $m = \lfloor (n + 2p - k)/s \rfloor + 1$; fields grow by $(k-1)$ jumps per layer, and the middle
 #   counts most.
 # - A layer with ReLU multiplies the mean square by $n v/2$: start with $v = 2/n$, or have
-#   BatchNorm. Deep stacks need $h + f(h)$, too.
+#   BatchNorm. Our very deep stack also learned faster with $h + f(h)$.
 # - A small net tells ten classes apart, is sure of some mistakes, and leaves a ruler: its features.
 
 # %% [markdown]
