@@ -18,7 +18,7 @@
 # %% [markdown]
 # **After this chapter you can** time a training step so that you may believe the number · say how
 # fast a step could be on a machine, and what keeps it from being so · use low precision, CUDA
-# graphs and several processes, and prove that the result stays the same.
+# graphs and several processes, and check what stays the same and what does not.
 #
 # **You need** [chapter 05](05_dcgan.ipynb) (the nets and the loop) and
 # [chapter 03](03_convolutions.ipynb) (what a convolution computes).
@@ -141,7 +141,8 @@ def make(step=plain_step, batches=loaded, fused=None, layout=torch.contiguous_fo
 #
 # In grey the loop above; below it the course's own, `train.train_gan`. They play the same game on
 # the same pictures. This is one short run of each: 14.1 says why you should not trust such a
-# picture, and 14.10 draws it again.
+# picture, and 14.10 measures again. (On Linux `train_gan` also tells the system to keep freed
+# memory, for the whole process. So from here on the loop above has that gain, too.)
 
 # %%
 few = runtime.budget(smoke=2, cpu=16, gpu=200)
@@ -203,12 +204,12 @@ print(f"first {1e3 * singles[0]:.1f} ms, then {1e3 * min(later):.1f} to {1e3 * m
 
 # %% [markdown]
 # The same work, and yet the numbers scatter. The **first** step also pays for what happens only
-# once: memory is fetched, kernels are chosen or loaded, Adam makes its averages. On a GPU that can
-# be seconds; the line above says what it is here. All steps share the machine with everything else
-# that runs on it.
+# once: memory is fetched, kernels (here: the device's programs, one per operation, not chapter
+# 03's weights) are chosen or loaded, Adam makes its averages. On a GPU that can be seconds; on a
+# CPU the scatter may hide it.
 #
-# A short series hardly shows *drift*: a machine that warms up, or another program that starts,
-# slows all later steps. If you measure A A A and then B B B, the drift is counted against B.
+# All steps share the machine. Do your dots keep one level? A program that starts or ends changes
+# all later steps: *drift*. If you measure A A A and then B B B, drift counts for or against B.
 #
 # So we (1) wait for the device, (2) leave out a warm-up, (3) take turns A B, B A, …, (4) report
 # medians and quartiles.
@@ -256,7 +257,7 @@ print(f"all turns: median {middle:.3f}, quartiles {low:.3f} to {high:.3f}")
 # Now the rule, before the results: a change is **kept** if at least three turns in four gained
 # from it, that is, if the lower quartile of the ratios is above 1. (By luck, a change that does
 # nothing passes now and then; more turns make that rarer.) `trial` measures a change on top of
-# everything kept before, and adds a bar to a ladder. The height of a bar is the plain loop's rate
+# everything kept before, and adds a bar to a ladder. The length of a bar is the plain loop's rate
 # times all gains kept so far. So drift between sections does not enter.
 
 # %%
@@ -302,7 +303,7 @@ assert sum(i for i, who in enumerate("AAAABBBB") if who == "B") > sum(range(8)) 
 # %% [markdown]
 # ## 14.2 Where the time goes
 #
-# **Question.** What is a step busy with? Guessing is popular and mostly wrong. `torch.profiler`
+# **Question.** What is a step busy with? Guess first, then look: `torch.profiler`
 # notes every operation that PyTorch starts, forward and backward.
 #
 # **Predict:** name the three operations with the most time. How many operations does one step
@@ -500,12 +501,11 @@ plot.show(fig, alt="Roofline: a rising line that turns flat at the ridge. Layers
 # %% [markdown]
 # BatchNorm and activations do a few operations per number: they can only be as fast as memory.
 # Most layers with weights use each number often, and could reach the flat roof. Those with a
-# single input or output channel lie further left. How far below the roof a dot lies is what its
-# kernel wastes (or, on a GPU, its launch).
+# single input or output (a channel, a logit) lie further left. How far below the roof a dot lies is
+# what its kernel wastes (or, on a GPU, its start).
 #
 # A dot may lie *above* the roof: a cache may help, many GPUs convolve float32 in a faster format
-# (TF32), and some convolutions take a shortcut with fewer multiplications. So the roof is an
-# estimate: what *we* saw at best.
+# (TF32), some convolutions save multiplications. So the roof is an estimate: what *we* saw at best.
 #
 # The **floor of the step** is the sum over all layers of the larger of their two times.
 
@@ -523,9 +523,9 @@ print(f"{now / FLOOR:.1f} times as long")
 # That ratio is about what there is to win, on this machine, in this precision. It mixes two
 # things: work that isn't needed, and work done slower than the machine could.
 #
-# Try other machines. The rates named H200 and T4 are the vendor's (NVIDIA's data sheets: dense
-# tensor-core rate for 16 bits, ordinary float32 rate, memory bandwidth). We never measured them,
-# and nobody reaches them in full.
+# Try other machines. The rates named H200 and T4 are the vendor's (NVIDIA's data sheets: for 16
+# bits the rate of the tensor cores, circuits for matrix products; the ordinary float32 rate; memory
+# bandwidth). We never measured them, and nobody reaches them in full.
 
 # %%
 EMULATED = fast.slow_here(LOW, DEVICE)  # a sentence, if this processor has no such circuits
@@ -568,14 +568,14 @@ widgets.explore(
 )
 
 # %% [markdown]
-# Large batches and widths move most large dots to the right. The small dots never move: an
+# Large batches and widths move most large dots to the right. The small dots stay: an
 # activation has the same intensity at every size. The faster the arithmetic beside the memory, the
 # further right the ridge. Go from float32 to 16 bits on a GPU, and see in the title how *memory*
 # takes a larger share of the floor. (With 16 bits we count two bytes for every number, also where
 # mixed precision keeps four: it is still a floor.)
 #
 # What it does not show: the time to *start* an operation. At batch 8 the floor of a fast GPU is a
-# fraction of a millisecond, and the launches alone take longer (14.6).
+# fraction of a millisecond, and the starts alone may take longer (14.6).
 
 # %%
 # checkpoint: our formulas, the package's, and PyTorch's own counter, over one whole step
@@ -599,7 +599,8 @@ for layer in G.body:
 # %% [markdown]
 # ## 14.4 Free lunches
 #
-# **Question.** What can be left out without changing a single number? Four candidates:
+# **Question.** What can be left out without changing a number by more than rounding? Four
+# candidates:
 #
 # 1. G runs twice on the same noise: once is enough;
 # 2. in G's turn autograd computes gradients of D's weights, and `zero_grad` throws them away;
@@ -644,9 +645,9 @@ trial("no .item()", item=False)
 # different: BatchNorm's running averages were updated twice per step. They are used in eval mode
 # only.)
 #
-# A CPU never runs ahead of the program, so without `.item()` it can gain nothing. On a GPU each
-# `.item()` stops the queue of waiting work: Python can't prepare the next step while this one is
-# computed.
+# A CPU never runs ahead of the program, so without `.item()` it can gain nothing: what the bar
+# says there is noise. On a GPU each `.item()` stops the queue of waiting work: Python can't prepare
+# the next step while this one is computed.
 #
 # Now the data. `images.batch` keeps all pictures as *bytes* on the device, takes a batch's rows
 # with one indexing operation and converts them in one go.
@@ -662,6 +663,9 @@ print("a batch [ms]:", {name: round(1e3 * median(taken), 2) for name, taken in a
 trial("bytes on the device", batches=on_device)
 
 # %% [markdown]
+# Check the last line with the one above it: the milliseconds saved, over a step's, are the possible
+# gain. More is noise.
+#
 # The loader's time is the same whatever the nets cost: the smaller the nets, the larger its share.
 # On a GPU it is often *the* limit, since a CPU core prepares pictures for a device that is much
 # faster. Then one takes several `num_workers`, or this.
@@ -844,11 +848,10 @@ plot.show(fig, alt="Share of gradients that float16 damages against the loss sca
 
 # %% [markdown]
 # (Shares below $10^{-7}$ are drawn there.) On the left gradients are too small, on the right
-# infinite; in the valley between, any scale will do. That is **loss scaling**: multiply the loss
-# by $S$, run backward in float16, divide the float32 gradients by $S$ before Adam sees them. If
-# one is infinite, skip the step and halve $S$; after many good steps double it. So $S$ follows,
-# when the gradients grow or shrink in the course of a training. (The figure is one step of one
-# training.)
+# infinite. One too small is one number lost; one infinite spoils the whole step. So take a scale at
+# the bottom, or left of it. That is **loss scaling**: multiply the loss by $S$, run backward in
+# float16, divide the float32 gradients by $S$ before Adam sees them. If one is infinite, skip the
+# step and halve $S$; after many good steps double it. So $S$ follows. (The figure is one step.)
 #
 # bfloat16 needs none of this: it has float32's exponents. So it is our choice where a GPU has it
 # (from compute capability 8.0 on), and float16 with scaling on older ones, such as a T4.
@@ -882,10 +885,11 @@ for mean, small, large in zip(means, small_sums, large_sums, strict=True):
     print(f"mean {mean:4.1f}: variance in bfloat16 {small:7.3f}, sums in float32 {large:.3f}")
 
 # %% [markdown]
-# The truth is 1. Where the mean is large, sums in bfloat16 say 0, or far too much, or something
-# negative. The root of a negative number is *not a number*, and one NaN in a GAN soon reaches
-# every weight of both nets. PyTorch's BatchNorm keeps statistics, scale and shift in float32 even
-# when its input has 16 bits.
+# The truth is 1. Where the mean is large, the formula with every result rounded to bfloat16 says 0,
+# or too much, or something negative. The root of a negative number is *not a number*, and one NaN
+# in a GAN soon reaches every weight of both nets. PyTorch's BatchNorm keeps statistics, scale and
+# shift in float32 even when its input has 16 bits. (The right column grows a little: there the
+# *values* are rounded, and that adds variance.)
 
 # %%
 # checkpoint: our scaled step and torch's GradScaler, with an infinite gradient in the middle
@@ -938,8 +942,9 @@ print(f"{1e6 * adding[0]:.1f} µs for one number; a plain step starts {starts:,.
 
 # %% [markdown]
 # The flat part is pure **launch overhead**. (Dots below the grey line: their tensors fit in a
-# cache.) On a fast GPU the work itself takes a few microseconds, *less than its launch*: a small
-# net then runs at the speed of Python. Two remedies: fewer operations, or cheaper launches.
+# cache. Far above it, on a CPU: probably memory for the result, which the system hands out anew,
+# page by page.) On a fast GPU the work itself may take *less than its launch*: a small net then
+# runs at the speed of Python. Two remedies: fewer operations, or cheaper launches.
 #
 # **Fewer operations: `torch.compile`.** It traces a function and writes new kernels in which
 # neighbouring pointwise operations are *fused*: one kernel reads each number once, does all of
@@ -980,14 +985,16 @@ else:
         print(reason)
 
 # %% [markdown]
-# Most of the first call goes into loading the compiler and running it. Our nets have little to
-# fuse: BatchNorm and activation between convolutions which stay as they are. Hence `compile=False`
-# is the default of `train_gan`: try it when you train for hours, and let the stopwatch decide.
+# Most of the first call is the compiler's work (it was loaded just before, in `check_compile`). Our
+# nets have little to fuse: BatchNorm and activation between convolutions which stay as they are.
+# Hence `compile=False` is the default of `train_gan`: try it when you train for hours, and let the
+# stopwatch decide.
 #
 # **Cheaper launches: a CUDA graph.** Record the launches of one whole step once; then replay the
-# record with a single call. Nothing is computed anew in Python, so everything in a step must stay
-# where it is: the same memory, the same shapes, no `.item()`, no `if` on a value. What changes is
-# copied *into* the recorded places. The package has it as `fast.Graphed`: `train_gan(graph=True)`.
+# record with a single call. (Without a graph, a step is called *eager*.) Python decides nothing
+# anew, so everything in a step must stay where it is: the same memory, the same shapes, no
+# `.item()`, no `if` on a value. What changes is copied *into* the recorded places. The package has
+# it as `fast.Graphed`: `train_gan(graph=True)`.
 
 # %%
 import warnings
@@ -1156,7 +1163,7 @@ for n, own, shared in zip(counts, errors["BatchNorm of each piece"], synchronise
 # Synchronised, the gradients are equal again, up to rounding. Which is right? Neither is wrong:
 # statistics per slice are noisier, and cheaper, since nothing is exchanged in the middle of the
 # forward pass. Goyal et al. (2017) keep them. The course synchronises by default
-# (`sync_batch_norm=True`), so that a run is the same on one device and on eight.
+# (`sync_batch_norm=True`), so that a run is the same, but for rounding, on one device and on eight.
 #
 # Now **two real processes**. The average of the gradients by hand is one call per tensor:
 
@@ -1243,14 +1250,14 @@ print(f"d_loss differs by {gaps[0]:.1e} in the first step, by {max(gaps):.1e} at
 # The first steps agree up to sums taken in another order. (Later the game magnifies that.)
 #
 # **What does it cost?** Each rank must send and receive. In a **ring** every rank talks to its two
-# neighbours only; after $N - 1$ rounds of adding and $N - 1$ of passing on, each has the sum. Per
-# round $1/N$ of the gradient's $V$ bytes travels. With a link of $\rho$ bytes/s, and a time $h$
-# for each *hop*, until the first byte arrives, that takes
+# neighbours only; after $N - 1$ rounds of adding and $N - 1$ of passing on, each has the sum. In
+# each round every rank sends $1/N$ of the gradient's $V$ bytes. With a link of $\rho$ bytes/s, and
+# a time $h$ for each *hop*, until the first byte arrives, that takes
 #
 # $$2(N-1)\left(\frac{V}{N\rho} + h\right) \;\approx\; \frac{2V}{\rho} + 2Nh .$$
 #
-# The first part is nearly the same for 8 ranks and for 800, and no scheme sends less (Patarasu and
-# Yuan 2009). The second grows.
+# The first part is nearly the same for 8 ranks and for 800, and no scheme in which the ranks do the
+# adding sends less (Patarasu and Yuan 2009). The second grows.
 
 # %%
 def ring_seconds(size, n, rate, hop=0.0):
@@ -1321,12 +1328,12 @@ plot.show(fig, alt="Computed speed-up against the number of devices. Weak scalin
                    "Ethernet far below. Strong scaling: NVLink gains little, the networks lose.")
 
 # %% [markdown]
-# All of it is computed from data sheets, and each step is as fast as its floor; nothing overlaps.
-# A real step is slower, so its messages weigh less. Sending while the backward pass still computes
-# (as PyTorch's DDP does) hides a part.
+# All of it is computed from data sheets, each step as fast as its floor; nothing overlaps. A real
+# step is slower, so its messages weigh less. Sending during the backward pass (as PyTorch's
+# `DistributedDataParallel` does) hides a part.
 #
-# Strong scaling stops first: the gradients have the same $V$ bytes while the slices shrink. On a
-# slow network several fast devices are slower than one.
+# Strong scaling stops first: the slices shrink, while the gradients keep their $V$ bytes and
+# BatchNorm's messages their hops. On a slow network several fast devices are slower than one.
 #
 # What the figure hides is the worst price of weak scaling: a batch 64 times larger is *another
 # training*. Goyal et al. (2017) raise the learning rate with the batch and warm it up, and find a
@@ -1393,8 +1400,9 @@ print(f"every 500 steps: {share:.2%} of the time")
 # writes a temporary file in the same folder, waits until it is on the disk, and then renames it; a
 # rename is all or nothing.
 #
-# Now we read back what the tracker has. It has fewer points than steps: `Run` fetches the losses
-# twice a second only, since watching must not make the device wait (14.4, `.item()`).
+# Now we read back what the tracker has. It has fewer points than steps: the loop fetches the losses
+# twice a second only, since watching must not make the device wait (14.4, `.item()`). The rate in
+# the line above is not the ladder's: another time, and `train_gan`'s own switches.
 
 # %%
 tracked = {}
@@ -1480,15 +1488,16 @@ bound, reached = floor(step_rows, pi, BETA, number_bytes), BATCH / final_rate
 print(f"floor {1e3 * bound:.1f} ms, step {1e3 * reached:.1f} ms: {reached / bound:.1f} times")
 
 # %% [markdown]
-# (The last bar's factor is against the plain loop, the others' against the bar before.)
+# (The last bar's factor is against the plain loop, the others' against the bar before.) Do the
+# gains multiply? The three turns differ, so they can say it only roughly. And the product tends to
+# be too high: luck helps a change to be *kept*.
 #
-# What is left between step and floor? Kernels that don't reach the matrix product's rate, above
-# all for narrow layers; conversions between 16 and 32 bits; the operations' own price. More would
-# take hand-written kernels, which this course does not teach. On a GPU the next step is the graph
-# of 14.6.
+# What is left between step and floor? Kernels slower than the matrix product, above all for narrow
+# layers; the averages and norms of `train_gan`; conversions to 16 bits, if any; the operations'
+# own price. More would take hand-written kernels. On a GPU the next step is 14.6's graph.
 #
-# The curves of three seeds say: the same training, as far as losses can tell. The proof in exact
-# arithmetic is 14.4's; the rest is rounding.
+# The curves of three seeds say: the same training, as far as losses can tell. 14.4 checks bit by
+# bit (on a CPU), but one step only.
 
 # %%
 # checkpoint: the fast loop learns what the plain loop learns, within the precision's noise
@@ -1540,8 +1549,9 @@ def mixed_step(x_real, G, D, g_opt, d_opt):
 # $$\log(1+e^{a}) + \log(1+e^{-a}) \;\ge\; 2\log 2 .$$
 #
 # So the two losses *together* can't fall below $2\log 2\approx1.39$, as long as D gives a
-# generated picture the same logit in both turns. We train both ways with three seeds and plot that
-# sum.
+# generated picture the same logit in both turns. (D's step lies between the turns. It is meant to
+# lower these logits, and that only raises the sum.) We train both ways with three seeds and plot
+# that sum.
 
 # %%
 BROKEN = runtime.budget(smoke=2, cpu=40, gpu=300)
@@ -1576,15 +1586,16 @@ with torch.no_grad():
 print(f"mean logit of generated pictures: beside real ones {beside:.2f}, alone {alone:.2f}")
 
 # %% [markdown]
-# Already the first loss is another one: it is another *function*. And with one pass the sum falls
-# below the line. So D gives the same pictures *two* logits: one beside real pictures, in its own
-# turn, and one alone, in G's turn (last line).
+# Already the first sum is another one: D is another *function*. With one pass the sum falls below
+# the line. So D gives the same pictures *two* logits: one beside real ones, in its own turn, and
+# one alone, in G's turn (last line).
 #
 # With two passes, each kind is brought to mean 0 and variance 1 by *itself*. With one pass the
 # difference between the kinds stays in the batch, and D uses it. In G's turn it is not there: G
 # learns from a D that is not the one which was trained.
 #
-# Such a change may work. But it is *another training*, and quality has to be measured anew.
+# Such a change may work, and may be faster (see the quartiles). But it is *another training*:
+# quality has to be measured anew.
 
 # %%
 # checkpoint: another function, not rounding; the bound on the sum holds for two passes only
@@ -1616,8 +1627,8 @@ if runtime.profile() != "smoke":
 # - Wait for the device, leave out the warm-up, take turns, report medians with quartiles; race the
 #   loop against itself to know the noise.
 # - A layer takes at least the larger of FLOPs / rate and bytes / bandwidth. The sum over layers is
-#   the floor: should one look for less work, less traffic or fewer launches?
-# - Leave out what nobody uses (a second pass, gradients of frozen weights, waiting), and prove that
+#   the floor. Far above it, look for needless work, slow kernels, too many launches.
+# - Leave out what nobody uses (a second pass, gradients of frozen weights, waiting), and check that
 #   nothing changed.
 # - In 16 bits, keep weights, sums and statistics in float32; float16 needs a loss scale, bfloat16
 #   does not.
