@@ -413,6 +413,6 @@ show_scores(clipped_step, "The mended critic's score grows in a straight line wi
 # %% [markdown]
 # ## What you have now
 #
-# A count that finds missing modes, and three ways to hold a critic's slope, each tested by its
+# A count that no collapse escapes, and three ways to hold a critic's slope, each tested by its
 # *effect*: on the gradients, on the weights, on the score. Next:
 # [chapter 07](../chapters/07_evaluation.ipynb), where the counting becomes measuring.

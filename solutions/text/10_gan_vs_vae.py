@@ -101,7 +101,7 @@ sets = {"real": x_test, "blurred": blurred, "with noise": noisy}
 titles = [f"{name} {sharpness(v, x_train):.2f}" for name, v in sets.items()]
 ax = plot.grid(torch.cat([v[:8] for v in sets.values()]), columns=8, title=" · ".join(titles))
 plot.show(ax, alt="Test digits, the same blurred, and the blurred ones with noise; the title gives "
-          "their sharpness, which the noise brings back up.")
+          "their sharpness, which the noise brings back up.")  # fmt: skip
 
 # %% [markdown]
 # ## 10.2 · What a code may know
@@ -154,7 +154,7 @@ ax.axhline(math.log(4), color="0.5", linestyle=":", label="log 4")
 ax.set(xscale="log", xlabel="σ of all four codes", ylabel="nats")
 ax.legend()
 plot.show(fig, alt="As σ falls the rate grows without end, past log 4; from there on the misfit "
-          "grows along with it.")
+          "grows along with it.")  # fmt: skip
 
 # %% [markdown]
 # The more exact the codes of these four pictures, the higher the rate, though four pictures are
@@ -216,7 +216,7 @@ for S in (2, 3, 10):
     results = torch.tensor([compare_seeds(*league(S)) for _ in range(1_000)])
     caught = ((results[:, 0] + 0.5).abs() < 2 * results[:, 1]).float().mean()
     print(f"{S:2} seeds: mean error {results[:, 1].mean():.2f}; the truth lies within two errors "
-          f"{caught:.0%} of the time")
+          f"{caught:.0%} of the time")  # fmt: skip
 
 # %% [markdown]
 # "Within two errors" means 95 % only for many seeds: from two or three, the error itself is a
@@ -260,7 +260,7 @@ def ranking(ruler):
 
 ax = plot.grid(torch.cat([x[:8] for x in sets.values()]).view(-1, 1, 16, 16), columns=8)
 plot.show(ax, alt="Five rows of eight: real digits; blurred ones; ghostly sums of patterns; eight "
-          "times the average digit, a grey blur; eight times one and the same digit.")
+          "times the average digit, a grey blur; eight times one and the same digit.")  # fmt: skip
 ranking(broken_distance)
 
 # %% [markdown]
@@ -417,7 +417,7 @@ with torch.no_grad():
 ax = plot.grid(torch.cat([x_test[:10], back, sampled]), columns=10)
 ax.set_title("test digits, given back, and samples", fontsize=10)
 plot.show(ax, alt="Three rows of ten: test digits, what the small VAE-GAN gives back for them, and "
-          "its samples.")
+          "its samples.")  # fmt: skip
 
 # %% [markdown]
 # A few seconds of training, with nets of two or three layers: most digits come back as themselves
