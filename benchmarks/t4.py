@@ -173,32 +173,39 @@ def chapter_00(c):
 def chapter_03(c):
     images = grey()
     loop = classifier(images, nets.Classifier(28, 1, width=c.WIDTH))
-    return [Work("the classifier", loop, "STEPS"), Work("nets of Break it", loop, "TRIAL", 4)]
+    c["images"], c["CHANNELS"] = images, 1
+    deep = classifier(images, c.Deep(residual=True), precision="float32")
+    return [
+        Work("the classifier", loop, "STEPS"),
+        Work("deep stacks", deep, "DEEP", 6),
+        Work("nets of Break it", loop, "TRIAL", 12),
+    ]
 
 
-def classifier(images, model):
+def classifier(images, model, **options):
     images.labels = (torch.arange(len(images)) % 10).to(runtime.device())
     images.classes = list("0123456789")
 
     def loop(steps):
-        train.train_classifier(images, model, steps=steps, progress=False)
+        train.train_classifier(images, model, steps=steps, progress=False, **options)
 
     return loop
 
 
 def chapter_04(c):
     loop = gan(grey(), *dense((1, 28, 28), c.WIDTH), precision="float32", lr=2e-4)
-    return [Work("the GAN", loop, "STEPS"), Work("wrong loops", loop, "SHORT_STEPS", 4)]
+    return [Work("the GAN", loop, "STEPS"), Work("short loops", loop, "SHORT_STEPS", 22)]
 
 
 def chapter_05(c):
     images, pair = grey(), dcgan(28, 1, c.WIDTH)
-    big, big_pair = grey(64, 3), dcgan(64, 3, c.BIG_WIDTH)
+    colour = gan(grey(32, 3), *dcgan(32, 3, c.COLOUR_WIDTH))
     return [
         Work("the DCGAN", gan(images, *pair), "STEPS"),
-        Work("ablations", gan(images, *pair), "TRIAL", 8),
-        Work("64×64, colour", gan(big, *big_pair), "BIG_STEPS"),
-        Work("pictures of one's own", gan(images, *pair), "OWN_STEPS"),
+        Work("ablations", gan(images, *pair), "TRIAL", 24),
+        Work("photographs in colour", colour, "COLOUR_STEPS"),
+        Work("the same, an eighth of the steps", colour, 2_500),
+        Work("64×64, colour", gan(grey(64, 3), *dcgan(64, 3, c.WIDTH)), "BIG_STEPS"),
     ]
 
 
@@ -239,7 +246,7 @@ def chapter_09(c):
     G, x = nets.DCGANGenerator(28, 1, 64, 16).cuda(), grey().batch(0, c.count)
     return [
         Work("β-VAEs", small, "beta_steps", runs),
-        Work("inversions", lambda steps: latent.invert(G, x, steps=steps, starts=4), 500, 3),
+        Work("inversions", lambda steps: latent.invert(G, x, steps=steps, starts=4), 500, 4),
     ]
 
 
