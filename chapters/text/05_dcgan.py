@@ -62,7 +62,7 @@ print(runtime.describe())
 
 # %%
 DATA = runtime.budget(smoke="digits", cpu="fashion_mnist", gpu="fashion_mnist")
-STEPS = runtime.budget(smoke=16, cpu=4_000, gpu=20_000)  # about three minutes on 2 cores
+STEPS = runtime.budget(smoke=16, cpu=3_500, gpu=20_000)  # about three minutes on 2 cores
 SHORT = runtime.budget(smoke=6, cpu=60, gpu=60)  # proofs need only as many steps as can differ
 TRIAL = runtime.budget(smoke=2, cpu=200, gpu=400)  # per ablation: enough to see who starts badly
 Z_DIM = 64  # directions G can vary along; the paper has 100
@@ -994,7 +994,7 @@ if runtime.profile() != "smoke":
 # %%
 COLOUR = runtime.budget(smoke="shapes", cpu="cifar10", gpu="cifar10")
 COLOUR_WIDTH = runtime.budget(smoke=4, cpu=24, gpu=64)  # more than for clothes: more to know
-COLOUR_STEPS = runtime.budget(smoke=8, cpu=5_500, gpu=20_000)  # about nine minutes on 2 cores
+COLOUR_STEPS = runtime.budget(smoke=8, cpu=4_800, gpu=20_000)  # about eight minutes on 2 cores
 colour_images = data.load(COLOUR, size=32)
 colour_test = data.load(COLOUR, split="test", size=32)
 print(colour_images)
