@@ -24,7 +24,7 @@
 # [04](04_first_gan.ipynb) (a training loop).
 #
 # <!-- stamp -->
-# *Run time: 11 min, peak memory 1.3 GB, `cpu` profile on `fashion_mnist`
+# *Run time: 19 min, peak memory 2.0 GB, `cpu` profile on `cifar10 (JPEG copies)`, `fashion_mnist`
 # (cpu · 2 cores (2 threads) · Linux x86_64 · Python 3.11.7 · torch 2.15.0).*
 # <!-- /stamp -->
 #
