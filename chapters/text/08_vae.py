@@ -209,8 +209,8 @@ plot.show(
 # **What the figure says.** The codes fill the plane unevenly: dense arms, empty wedges, a scale
 # that nobody chose. In an empty part the decoder was never trained: it draws a faint blend of
 # neighbours, or next to nothing. Draws from N(0, I), the obvious choice, fall into one small spot
-# of this map, so they show few kinds of things. In 24 dimensions nearly all of the box is empty
-# (8.13 draws there).
+# of this map, so they show few kinds of things. In 24 dimensions nearly all of the box is empty;
+# 8.13 draws from such an autoencoder.
 #
 # Two wishes follow. Codes should fill a region that we know, such as that of N(0, I), without
 # holes. And neighbouring points should decode to similar pictures. The VAE gets both from one
@@ -275,8 +275,8 @@ assert empty > even
 # $$\mathrm{KL}(q\,\|\,p_\theta(z|x)) = E_q[\log q(z|x) - \log p(z) - \log p_\theta(x|z)] +
 # \log p_\theta(x)$$
 #
-# $\log p_\theta(x)$ has no z in it, so the mean under q leaves it as it is. It is divided by in the
-# posterior, and the posterior is subtracted: so its sign is plus.
+# $\log p_\theta(x)$ has no z in it, so the mean under q leaves it as it is. Its sign: the
+# posterior has $-\log p_\theta(x)$ in its logarithm, and that logarithm is subtracted. So, plus.
 #
 # </details>
 
@@ -306,8 +306,8 @@ assert empty > even
 # \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_\text{KL term}$$
 #
 # - **Reconstruction term**: draw z from q(z|x) and ask how surprised the decoder is by x.
-# - **KL term**, the price of the code: how far the codes of x are from the prior. Without it we
-#   have 8.1's autoencoder; with it, codes are pushed to where N(0, I) will later draw.
+# - **KL term**, the price of the code: how far the codes of x are from the prior. Without it
+#   codes may lie anywhere, as in 8.1; with it, they are pushed to where N(0, I) will later draw.
 #
 # $\log p_\theta(x)$ doesn't contain q. So a better encoder leaves it as it is, and only makes the
 # gap smaller. An identity can be checked exactly: take a latent with only four values, so that the
@@ -476,8 +476,8 @@ print(f"at ten nats it would be {math.exp(10):,.0f}")
 # Each point is the mean of 200 estimates, each bar their standard deviation. The encoder is not
 # just a training trick: it tells where to look. When draws come from q, one needs about
 # $e^{\mathrm{KL}}$ of them, with the KL of the posterior from q (Chatterjee & Diaconis 2018). The
-# cell prints that number: for so small a model even the prior gets there. At ten nats, less than
-# the VAE of 8.7 uses, it would be hopeless for every single picture.
+# cell prints that number: for so small a model even the prior gets there. At ten nats it would be
+# over 20,000 draws for each picture in each step, and 8.7's VAE uses more than ten nats.
 
 # %%
 # checkpoint: the identity for every q; L_K rises to log p(x), exactly; leaving one out, in draws
@@ -618,14 +618,14 @@ plot.show(
 
 # %% [markdown]
 # To average a ratio of 1,000 away takes 1,000 times as many draws. But the right panel shows no law
-# of nature: where f changes little within one σ, the slope is the better guide. Where f oscillates
-# within one σ, the score function has the smaller variance, and the cell prints by how much. The
-# score function can be helped (subtracting a baseline from f is the first step), and it is all
-# there is when z is discrete.
+# of nature: where f bends little within one σ, the slope is the better guide. Where f oscillates
+# within one σ, the score function has the smaller variance, and the cell above prints by how much.
+# The score function can be helped (subtracting a baseline from f is the first step). It also works
+# when z is discrete, where there is no slope.
 #
 # In a VAE f is the decoder's log-likelihood, with dozens of latents, and training itself makes
-# neighbouring codes decode to similar pictures. There everybody reparameterises, with one draw per
-# picture.
+# neighbouring codes decode to similar pictures. There nearly everybody reparameterises, with one
+# draw per picture.
 
 # %%
 # checkpoint: the mean is the known gradient; variances are those found by hand, for both f
@@ -817,8 +817,8 @@ print(f"{sum(p.numel() for p in mine.parameters()):,} weights; before training �
 # Now the loop, with the reconstruction term from the package. `objective` combines the two terms;
 # 8.11 and 8.13 will put others in its place. The learning rate is constant for the first half, then
 # falls linearly to zero: at the end the steps should no longer jump around the minimum. `Run`
-# counts, logs and checkpoints: interrupt it and it continues in the same place. The last line is
-# the longest of the chapter.
+# counts, logs and checkpoints: interrupt it and it continues in the same place. The last line
+# runs longest in this chapter.
 
 # %%
 def elbo_objective(nll, kl, progress):
@@ -862,11 +862,11 @@ plot.show(fig, alt="Left: the loss and, a little below it, the reconstruction te
 
 # %% [markdown]
 # In the first steps, which the figure leaves out, the KL shoots up from near zero: information is
-# bought wherever it saves more reconstruction than it costs. From then on the reconstruction falls
-# slowly. The KL need not: a nat is worth its price only while it saves more than one nat of
-# reconstruction, and that changes as the decoder learns. So neither term alone says how good the
-# model is; their sum does. Where the right curve falls while the KL hardly does, the information
-# moves into fewer latents.
+# bought wherever it saves more reconstruction than it costs. From then on the reconstruction falls,
+# more and more slowly. The KL need not: a nat is worth its price only while it saves more than one
+# nat of reconstruction, and that changes as the decoder learns. So neither term alone says how good
+# the model is; their sum does. Where the right curve falls while the KL hardly does, the
+# information moves into fewer latents.
 
 # %%
 # checkpoint: the package's train_vae is this loop: same seeds, same weights after a few steps
@@ -957,8 +957,8 @@ plot.show(
 
 # %% [markdown]
 # Reconstructions know which picture is meant: outline and brightness survive; prints, laces and
-# folds don't. Samples are single things, not the linear machine's ghosts, though softer, and some
-# are between two kinds. Where do those come from? The average of q(z|x) over all x isn't exactly
+# folds don't. Most samples are single things, not the linear machine's ghosts. Some are shapeless
+# or between two kinds. Where do those come from? The average of q(z|x) over all x isn't exactly
 # N(0, I); a draw can land where few codes are. 8.10 looks there.
 #
 # Now the price of the code, dimension by dimension.
@@ -985,9 +985,9 @@ plot.show(fig, alt="Bars of KL per latent dimension in falling order: some dimen
 # = \underbrace{E_x[\mathrm{KL}(q(z|x)\,\|\,q(z))]}_{I(x;\,z)} + \mathrm{KL}(q(z)\,\|\,p(z)) .$$
 #
 # First the *mutual information*, what z tells about x; then the misfit of all codes together.
-# Neither is negative, so the KL term is a budget. (The misfit is the *total correlation*
-# $\mathrm{KL}(q(z)\,\|\,\prod_j q(z_j))$, how much latents depend on each other, plus each latent's
-# own misfit.)
+# Neither is negative, so neither can be larger than the KL term. (The misfit is the *total
+# correlation* $\mathrm{KL}(q(z)\,\|\,\prod_j q(z_j))$, how much latents depend on each other, plus
+# each latent's own misfit.)
 
 # %%
 # checkpoint: on three pictures and four codes both splits are exact; z says log 3 nats at most
@@ -1077,10 +1077,11 @@ for label, gap in differences.items():
     print(f"{label:28} {gap.mean():5.2f} ± {error:.2f} nats per picture")
 
 # %% [markdown]
-# In this one net, on these pictures: a q of its own raises each picture's ELBO. So the encoder, for
+# In this one net, on these pictures: a q for each picture raises the mean ELBO. So the encoder, for
 # all its speed, leaves something unused. Compare the two gaps with their standard errors before you
-# call one larger. The second is a lower estimate, since $L_{500}$ itself lies below log p(x).
-# (Cremer et al. 2018 often found the amortisation gap to be the larger one.)
+# call one larger. Two things blur them. $L_{500}$ lies below log p(x): the second gap may be larger
+# than printed. And what the short ascent still misses belongs to the first gap, but is counted in
+# the second. (Cremer et al. 2018 often found the amortisation gap to be the larger one.)
 #
 # What the numbers don't say: what a richer family would bring. A decoder *trained* with it would
 # adapt to it, as this one has adapted to independent Gaussians.
@@ -1158,13 +1159,14 @@ assert abs(model) < 0.05 < real
 # ## 8.9 A map of a two-dimensional latent space
 #
 # **Question.** Does the KL repair the map of 8.1? Train a VAE with two latent dimensions, now with
-# the package's `train_vae`, and draw the same picture.
+# the package's `train_vae`, and draw the same picture. New against 8.1: the draw of z, the KL, and
+# a learning rate that falls in the second half.
 #
 # To see the whole plane at once, walk along it in steps of equal probability: take u evenly in (0,
 # 1) and $z = \Phi^{-1}(u)$, where Φ is the cumulative distribution function of N(0, 1). Each tile
 # then stands for the same share of the samples.
 #
-# **Predict:** where will neighbouring classes touch?
+# **Predict:** which kinds of clothes will be neighbours on the map?
 
 # %%
 torch.manual_seed(0)
@@ -1387,14 +1389,15 @@ print("annealed minus β = 1, −ELBO [nats], seed by seed:", difference.numpy()
 _, late_numbers = train_narrow("β = D at first, then 1", dear_start)
 
 # %% [markdown]
-# In this one run the dear start costs: the codes come back, but late. There is a reason. Where q is
-# the prior for every x, the decoder has learned to ignore z, so z gets hardly any gradient. Whether
-# the *gentle* start gains or costs: the printed differences say it, seed by seed. If their signs
-# differ, or if they are below the standard errors, these runs can't tell.
+# In this one run the dear start costs: the codes come back, but late. Two reasons are possible.
+# Only three fifths of the steps were left. And where q is the prior for every x, the decoder has
+# learned to ignore z, so z gets hardly any gradient. Whether the *gentle* start gains or costs: the
+# printed differences say it, seed by seed. If their signs differ, these runs can't tell.
 #
-# Now the strong decoder. It also looks at pixels of x that stand above and to the left, by a
-# convolution whose kernel is masked: $p(x|z) = \prod_i p(x_i | x_{<i}, z)$ is a proper likelihood,
-# and often the neighbours say most of what there is to say.
+# Now the strong decoder. For each pixel it also sees true pixels nearby, in the rows above and to
+# the left in its own row, by a convolution with a masked kernel:
+# $p(x|z) = \prod_i p(x_i | x_{<i}, z)$ is a proper likelihood, and often the neighbours say most of
+# what there is to say.
 
 # %%
 class PeekingVAE(VAE):
@@ -1450,11 +1453,12 @@ plot.show(
 
 # %% [markdown]
 # **What is seen**, with every seed here. Beside the strong decoder the codes die although β = 1.
-# Its −ELBO is *lower* than the plain VAE's: the bound itself doesn't mind. Annealing doesn't bring
-# them back. Free bits do, and the −ELBO gets worse: a used code is a choice of ours, paid in nats.
+# Its −ELBO is *lower* than the plain VAE's: the bound itself doesn't mind. Annealing brings little
+# back: look at its KL. Free bits bring it back, and the −ELBO gets worse: a used code is
+# a choice of ours, paid in nats.
 #
-# **What is not seen:** that it must be so. All runs are short, with one net and one data set; a
-# longer run may find some use for z. Collapse by β is a mistake, to be mended. Collapse by a strong
+# **What is not seen:** that it must be so. All runs are short, on one data set; a longer run may
+# find some use for z. Collapse by β is a mistake, to be mended. Collapse by a strong
 # decoder may be the likelihood's own answer. If you need z for something else, say so in the loss.
 
 # %%
@@ -1522,12 +1526,13 @@ plot.show(
 )
 
 # %% [markdown]
-# σ falls: errors shrink, and σ follows. So $\beta = \sigma^2$ falls too: codes get cheaper just
-# when the decoder can use them. A learned σ is an annealed β, set by the data. But a decoder that
-# makes large errors keeps a large σ: it *believes* that photographs are so noisy.
+# First the errors are larger than σ, and σ rises for some steps. Then they shrink, and σ
+# follows. So $\beta = \sigma^2$ falls too: codes get cheaper just when the decoder can use them. A
+# learned σ is a β chosen by the data. (It falls; 8.11's annealed β rises.) But a decoder with
+# large errors keeps a large σ: it *believes* that photographs are so noisy.
 #
 # **In which unit do others report?** *Bits per dimension.* A file holds whole values v from 0 to
-# 255: a model needs a probability of v, not a density at a point. **Dequantisation** adds even
+# 255: a model needs a probability of v, not a density at a point. **Dequantisation** adds uniform
 # noise u from [0, 1) and takes the density of v + u. By Jensen that costs a little:
 #
 # $$\log P(v) = \log \int_0^1 p(v + u)\,du \ \ge\ E_u[\log p(v + u)] .$$
@@ -1586,13 +1591,13 @@ print(f"noise that they believe in: σ = {colour.log_sigma.exp():.3f}, {rest.sqr
 
 # %% [markdown]
 # Knowing nothing costs 8 bits. In this one run the lines above say which machine needs fewer. If
-# the linear one is close, or ahead, don't be surprised: it is fitted exactly, and its number is no
-# bound. (The KL is a small part of the VAE's; the σ they believe in decides nearly everything.)
+# the linear one is ahead, compare the two σ: half the σ is about one bit less. (The KL costs
+# little.) The linear machine is fitted exactly; the VAE had a short training, and gives a bound.
 #
 # Van den Oord et al. (2016) list 4.70 bits for one Gaussian with a full covariance, and 3.00 for
 # their PixelRNN, on the original CIFAR-10. Both know what a neighbour says about a pixel. Ours pays
-# for whatever the mean misses as if it were independent noise. So bits per dimension measure the
-# *noise model* at least as much as the pictures.
+# for what the mean misses as if it were independent noise. So bits per dimension measure the *noise
+# model* at least as much as the pictures.
 
 # %%
 shown = photos_held_out.images(torch.arange(8))
@@ -1757,18 +1762,19 @@ plot.show(
 # **How each shows.**
 #
 # 1. **One tensor**: all points lie on the curve $\sigma = e^{\mu/2}$. A code far to the right
-#    *must* be vague, one far to the left exact. It works; in this one run with a worse −ELBO than
-#    the right one. Nothing but the comparison gives it away. Plot σ against μ.
-# 2. **No draw**: the reported loss is too good, and jumps when z is drawn. With the KL kept, σ has
-#    no effect on the reconstruction, so the KL alone sets it: σ = 1. Without the KL it is 8.1's
-#    autoencoder: codes spread far beyond N(0, I).
+#    *must* be vague, one far to the left exact. In this one run it works, with a worse −ELBO than
+#    the right one. Its own numbers don't tell. Plot σ against μ.
+# 2. **No draw**: the loss jumps when z is drawn. With the KL kept, σ has no effect on the
+#    reconstruction, so the KL alone sets it: σ = 1. A KL near 0 beside a good reconstruction gives
+#    it away. Without the KL it is 8.1's autoencoder: nothing keeps codes near N(0, I).
 # 3. **Wrong sign**: the loss falls below 0 without end, which no Bernoulli −ELBO can.
 
 # %% [markdown]
-# Without a draw the first report looked best of all. (2b never trained σ, so its KL and −ELBO mean
-# nothing.) Reconstructions find only the wrong sign; samples find the missing KL too. In the right
-# encoder a latent that says nothing sits at μ = 0, σ = 1: the tent's top. One that says much needs
-# codes far apart (large |μ|) and exact (small σ).
+# In this one run 2a's first report looked better than the right one's, about as much as seeds
+# differ in 8.11. (2b never trained σ, so its KL and −ELBO mean nothing.) Only the wrong sign
+# destroys the reconstructions; the samples find both nets without a draw too. In the right encoder
+# a latent that says nothing sits at μ = 0, σ = 1: the tent's top. One that says much needs codes
+# far apart (large |μ|) and exact (small σ).
 #
 # A longer training with the wrong sign, such as a GPU's, overflows. The run then stops at the first
 # number that isn't finite and says so; pictures of such a net are drawn as plain grey.
@@ -1835,6 +1841,8 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # - Cremer, Li & Duvenaud 2018, [arXiv:1801.03558](https://arxiv.org/abs/1801.03558): the two gaps.
 #   They also enlarge the family; we only measure.
+# - Chatterjee & Diaconis 2018, [arXiv:1511.01437](https://arxiv.org/abs/1511.01437): how many draws
+#   importance sampling needs. We only use their rule, e to the KL.
 # - Hoffman & Johnson 2016, *ELBO surgery* (NIPS workshop): E[KL] as information and misfit.
 # - Rybkin, Daniilidis & Levine 2021, [arXiv:2006.13202](https://arxiv.org/abs/2006.13202): one
 #   learned σ. They also compute it from each batch; ours is a weight.
