@@ -30,6 +30,11 @@
 # *[Chapter 08](08_vae.ipynb): real pictures, packed into a few numbers and unpacked again; and new
 # ones, from random numbers. The last row shows how far one gets without a network.*
 #
+# ![Sixty small blurred colour pictures; a few look like ships, planes or cars.](images/05_colour.png)
+#
+# *[Chapter 05](05_dcgan.ipynb) again: photographs in colour are much harder. In ten minutes on two
+# cores colours and backgrounds come, and few things that one can name.*
+#
 # <!-- the pictures of later chapters: one picture and one line each -->
 
 # %% [markdown]

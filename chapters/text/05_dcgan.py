@@ -685,6 +685,9 @@ plot.show(
 # at the rows too, since the ruler does not see how ragged an edge is.
 
 # %% [markdown]
+# Now look at "again, other seeds". Nothing was changed there. If the list above calls it better or
+# worse all the same, you have just seen what luck can do.
+#
 # So the rules are no laws. They were found with deeper nets and larger pictures. Nor are they
 # independent, as we saw for BatchNorm and small weights. "Resize, pool" also makes steps slower,
 # because its convolutions run on the larger maps.

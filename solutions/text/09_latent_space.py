@@ -79,7 +79,7 @@ def draw_accuracies(measured):
 
 
 plot.show(draw_accuracies(measured), alt="Accuracy of the program on coin-flip labels: about one "
-          "for 20 codes, falling slowly towards one half.")
+          "for 20 codes, falling slowly towards one half.")  # fmt: skip
 
 # %% [markdown]
 # The labels are coin flips, so every point should lie on the dotted line, give or take the bars.
@@ -123,7 +123,7 @@ check("held_out_accuracy", held_out_accuracy)
 torch.manual_seed(0)
 honest = [[held_out_accuracy(*knows_nothing(n)) for _ in range(20)] for n in counts]
 plot.show(draw_accuracies(honest), alt="The honest accuracy lies on one half for every number of "
-          "codes; its bars are long for few codes and short for many.")
+          "codes; its bars are long for few codes and short for many.")  # fmt: skip
 
 # %% [markdown]
 # ## 9.2 · Along the great circle
@@ -184,7 +184,7 @@ for (label, points), colour in zip(paths.items(), (plot.FAKE, plot.THIRD), stric
 ax.set(xlabel="t", ylabel="turned by [degrees]")
 ax.legend()
 plot.show(fig, alt="How far the direction has turned, against t, for ends 150 degrees apart: slerp "
-          "is a straight line, lerp turns slowly, fast in the middle, then slowly.")
+          "is a straight line, lerp turns slowly, fast in the middle, then slowly.")  # fmt: skip
 
 # %% [markdown]
 # ## 9.3 · One step of a search
@@ -257,7 +257,7 @@ for label, x in targets.items():
     print(f"{label:8} squared error {error:.3f} per pixel, ‖z‖ {z.norm(dim=1).mean():.1f}")
 ax = plot.grid(torch.cat(sheet), columns=10, title="asked for, found; and the same turned")
 plot.show(ax, alt="Ten digits; below what was found, nearly the same; the same digits lying "
-          "on their sides; and what was found for those, grey blurs.")
+          "on their sides; and what was found for those, grey blurs.")  # fmt: skip
 
 # %% [markdown]
 # ## 9.4 · A direction without its bystanders
@@ -325,7 +325,7 @@ for label, columns in [("plain", [0]), ("pure", [0, 1, 2])]:
     cosines = [torch.cosine_similarity(d, o, dim=0).item() for o in others]
     more = (d @ patterns[:24]).sum() / 2 / ink.std()  # /2: from pixels in [-1, 1] to [0, 1]
     print(f"{label:6} cosine with ink {cosines[0]:+.2f}, with the upper half {cosines[1]:+.2f};"
-          f" one step adds {more:+.2f} standard deviations of ink")
+          f" one step adds {more:+.2f} standard deviations of ink")  # fmt: skip
 
 # %% [markdown]
 # The cosines are 0, as ordered, and nearly all of the ink is gone from the direction. Not all of
@@ -338,8 +338,7 @@ for label, columns in [("plain", [0]), ("pure", [0, 1, 2])]:
 #
 # *stretch · 40 minutes · `mutual_information_gap`*
 #
-# A code is called disentangled when single latents mean single things. The MIG asks for half of
-# this: does each factor lie in one latent? (That latent may hold others, too.) With known factors:
+# A code is called disentangled when single latents mean single things. With known factors (9.6):
 # for each factor v, the gap between the latent that knows most about it and the second, as a share
 # of the factor's entropy H(v),
 #
