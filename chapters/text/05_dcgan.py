@@ -77,7 +77,8 @@ SEED = 0
 # ## Where this chapter is heading
 #
 # Above are real pictures. Below is what our generator draws before it has learned anything: noise
-# in, noise out. By section 5.6 the two rows should look alike. After that come photographs.
+# in, noise out. By section 5.6 the lower row should show clothes too, many of them with faults.
+# After that come photographs.
 
 # %%
 images = data.load(DATA)
@@ -123,8 +124,8 @@ for n in (28, 14, 64, 7):
     print(f"   transposed → {up(x).shape[-1]:3d}")
 
 # %% [markdown]
-# Exactly half and exactly double, for every even side. That is why $(4, 2, 1)$ is in nearly every
-# DCGAN.
+# Exactly half for every even side, and exactly double for every side. That is why $(4, 2, 1)$
+# is in nearly every DCGAN.
 #
 # Why "transposed"? A convolution is linear, so it *is* a matrix $A$: feed in each unit vector and
 # write the results side by side as columns. We do that in one dimension, from 8 pixels to 4, with
@@ -159,8 +160,9 @@ plot.show(
 #
 # One thing to remember from chapter 03: with a kernel whose side is a multiple of the stride, every
 # pixel away from the border is painted equally often. With kernel 3 and stride 2 the counts form a
-# chequerboard, and the net has to learn to undo it. Equal counts alone don't make an even picture,
-# since the places of a kernel have different weights. But with kernel 3 not even equal weights do.
+# chequerboard, and the net has to learn to undo it. Equal counts are no guarantee: with unequal
+# weights kernel 4 can paint a chequerboard too (look for one in 5.4). But kernel 3 paints one even
+# with equal weights.
 
 # %%
 # checkpoint: ⟨conv(x), y⟩ = ⟨x, transposed(y)⟩, and autograd's gradient is the same map
@@ -317,7 +319,7 @@ print("G's gradients are bitwise equal:", all(torch.equal(a, b) for a, b in pair
 # %% [markdown]
 # **One step** is then as short as this. D sees real and generated pictures in *two* passes, each
 # normalised by its own mean and variance. That costs D something: chapter 04 showed that BatchNorm
-# hides a fault of the whole batch. (So D has none behind its first layer.)
+# hides a fault of the whole batch. (One more reason for none right after D's first layer.)
 #
 # Then why two passes? Because of G's turn. There the batch is *all* generated, and D is asked about
 # it in training mode. In a mixed batch mean and variance would be others, and G would be taught by
@@ -352,10 +354,10 @@ def gan_step(x_real, G, D, g_opt, d_opt):
 # $$\bar\theta \leftarrow \lambda\,\bar\theta + (1-\lambda)\,\theta, \qquad \lambda = 0.995.$$
 #
 # This exponential moving average (EMA) reaches back about $1/(1-\lambda)$ steps. It never
-# influences training; it only watches. A young average forgets faster: after $n$ updates
-# $\lambda$ is at most $(1+n)/(10+n)$, or it would remember the random start for long. (This is a
-# *warm-up*.) BatchNorm's running mean and variance are averaged along with the weights. (What if
-# you forget them? See *Break it*.)
+# influences training; it only watches. A young average must forget faster, or it would remember the
+# random start for long: after $n$ updates $\lambda$ is at most $(1+n)/(10+n)$. This *warm-up* ends
+# after 1,790 updates. BatchNorm's running mean and variance are averaged along with the weights.
+# (What if you forget them? See *Break it*.)
 
 
 # %%
@@ -515,7 +517,8 @@ for name, values in found.items():
 # Without BatchNorm the signal shrinks in every layer, and the picture at the end is flat grey.
 # Gradients on the way back meet the same small weights. With BatchNorm each layer starts again from
 # inputs that have been brought to size 1, and nothing shrinks.
-# (Convolutions find a little less than predicted: at the border some inputs are missing.)
+# (Most convolutions find less than predicted. At the border some inputs are missing; and where a
+# layer has few weights, as the last one, chance moves the size by several percent.)
 #
 # So these two rules belong together. Without BatchNorm one chooses $s = \sqrt{2/n}$, which keeps
 # $\mathbb E[x^2]$ the same from layer to layer (He et al. 2015).
@@ -685,10 +688,11 @@ plot.show(
 # at the rows too, since the ruler does not see how ragged an edge is.
 
 # %% [markdown]
-# Now look at "again, other seeds". Nothing was changed there. If the list above calls it better or
-# worse all the same, you have just seen what luck can do.
+# Now look at "again, other seeds". Nothing was changed there. In our runs it came out "better with
+# every seed" all the same: that is what luck can do. (And seeds 0, 1, 2, with which every change is
+# compared, were then a little unlucky.)
 #
-# So the rules are no laws. They were found with deeper nets and larger pictures. Nor are they
+# The rules are no laws, either. They were found with deeper nets and larger pictures. Nor are they
 # independent, as we saw for BatchNorm and small weights. "Resize, pool" also makes steps slower,
 # because its convolutions run on the larger maps.
 #
@@ -857,8 +861,8 @@ plot.show(
 # %% [markdown]
 # The curves say less than you would like. G's loss is highest at the start, when D finds everything
 # easy. Then both curves move towards the dotted lines, where a D that can only guess would be. They
-# do not arrive. When the rate falls, `d_loss` may even sink again: D gets surer *while the pictures
-# get better*.
+# do not arrive. When the rate falls, `d_loss` may even sink again: D gets surer *although the
+# pictures don't get worse*.
 #
 # So a loss does not measure pictures. Each measures one player against *its own* opponent, and a
 # weak opponent flatters: don't compare losses between runs. What to watch for is a lost balance: a
@@ -867,8 +871,8 @@ plot.show(
 # %% [markdown]
 # **What the average is good for.** At the end the rate has fallen to zero, so the generator stands
 # still and its average has caught up. To see a difference, look at a generator that is still
-# moving. We continue from the trained nets at the *full* rate and draw the same noise at several
-# moments, with the last weights and with the average.
+# moving. We continue from the trained nets at the *full* rate (with fresh optimizers and a fresh
+# average) and draw the same noise at several moments, with the last weights and with the average.
 #
 # **Predict:** which of the two changes more from moment to moment?
 
@@ -907,10 +911,11 @@ plot.show(
 # %% [markdown]
 # Both blocks start from the same finished generator. In the last weights details come and go from
 # one row to the next, although each row is "as well trained" as the one above. The average moves
-# less, as the first number says; to the eye the difference can be small. Whether it is also
-# *nearer* to the real pictures, the list of distances says, for this one run. A rate that falls to
-# zero and an average do similar work: both stop the circling. With both, little is left to gain
-# from the average at the end; while the rate is high, it is the steadier of the two.
+# less, as the first number says; to the eye the difference can be small. One reason: this average
+# is young. After 200 updates it reaches back $(10+200)/9 \approx 23$ steps, not 200. Whether it is
+# also *nearer* to the real pictures, the list of distances says, for this one run. A rate that
+# falls to zero and an average do similar work: both calm the circling. With both, little is left to
+# gain from the average at the end.
 
 # %%
 # checkpoint: the average moves less than what it averages; ours and the package's EMA agree
@@ -960,8 +965,8 @@ plot.show(
 # %% [markdown]
 # Look along the rows for torn outlines, holes, a sleeve too many, articles that are half one thing
 # and half another. The random row shows how common they are. In this one run, what D believes least
-# is not simply the ugliest, and what it believes most is not the most beautiful: D has specialised
-# on the faults of *this* generator. It is no general judge of pictures. And the eye tires after a
+# is not simply the ugliest, and what it believes most is not the most beautiful. D has learned only
+# from the faults of *this* generator: it is no general judge of pictures. And the eye tires after a
 # dozen: 64 pictures can't show what is *missing*.
 
 # %% [markdown]
@@ -983,15 +988,15 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## 5.8 Natural pictures, in colour
 #
-# **Question.** What has to change for photographs in colour? In the code, two numbers: `size` and
-# `channels`. In the task, a lot.
+# **Question.** What has to change for photographs in colour? In the code, hardly more than
+# `size` and `channels`. In the task, a lot.
 #
 # CIFAR-10 (Krizhevsky 2009) has 50,000 photographs for training, of ten classes. They are tiny, 32
 # pixels a side. But a dog can be brown or white, near or far, from the front or the side, on grass
-# or on a sofa. In Fashion-MNIST all shoes look left, on black.
+# or on a sofa. In Fashion-MNIST nearly all shoes look left, on black.
 #
-# **Predict:** look at the real pictures first. After about ten minutes of training on two cores,
-# which of the ten classes will you be able to name in G's pictures?
+# **Predict:** look at the real pictures first. After about twelve minutes of training on two
+# cores, which of the ten classes will you be able to name in G's pictures?
 
 # %%
 COLOUR = runtime.budget(smoke="shapes", cpu="cifar10", gpu="cifar10")
@@ -1016,7 +1021,8 @@ plot.show(
 # for us; a perfect generator would draw such pictures too. (Where the official files are missing,
 # the course reads copies that were stored as JPEG, and the name printed above says so.)
 #
-# Now the training. The loop, the rate and the batch are those of 5.6.
+# Now the training. The loop, the rate and the batch are those of 5.6. On a CPU the nets are one
+# and a half times as wide (`COLOUR_WIDTH`) and train for more steps.
 
 
 # %%
@@ -1062,11 +1068,10 @@ plot.show(
 )
 
 # %% [markdown]
-# **What the sheet says**, in this one run. Colours and layout come first: sky above ground, green
-# behind brown, something in the middle. A few things can be named, or nearly: a ship or a plane by
-# its shape on blue, a car by its dark wheels, an animal by its legs on green. Only a minority can
-# be named without hesitation. What is missing is what makes an object: faces, the right number of
-# legs, two wheels of one car.
+# **What the sheet says**, in this one run. Colours and layout come first: light above dark, green
+# behind brown, something in the middle. A few things can be guessed: a dark ship or car on
+# something pale, an animal on green. We could name hardly any of them without hesitation. What is
+# missing is what makes an object: faces, the right number of legs, two wheels of one car.
 #
 # What it does not say: whether all ten classes are there, and how far it is from real pictures. The
 # eye also flatters: told "this is a horse", it sees one. The next section measures.
@@ -1209,14 +1214,14 @@ plot.show(
 
 # %% [markdown]
 # **First the ruler itself.** The rows come in the order that we know: real pictures lowest, noise
-# highest. "Five classes" is higher than "training pictures" although each of its pictures is real:
-# the distance also feels what is *missing*. Blurred pictures and the pixel Gaussian lie in between.
-# They have the right colours, and little that the judge could name.
+# highest. "Five classes" is above "training pictures" although each of its pictures is real: the
+# distance also feels what is *missing*. Blurred pictures and the pixel Gaussian lie in between: the
+# right colours, and little that the judge could name.
 #
-# **Then G**, in this one run. More steps gave a smaller distance, and both distances are far above
-# that of real pictures. We have not trained three seeds, so a small difference between two such
-# runs would mean nothing. And this is *no* FID: that name belongs to the features of the Inception
-# network.
+# **Then G**, with one seed each: a small difference would mean nothing. "Early" is no snapshot of
+# the long run, but a short training whose rate falls to zero too. The longer training gave a
+# smaller distance; both are far above real pictures. And this is *no* FID: that name belongs to the
+# features of the Inception network.
 
 # %% [markdown]
 # **Which classes are there?** The judge puts each picture into one of its ten classes, even when
@@ -1267,9 +1272,10 @@ plot.show(
 # thousands. They show what G can do at its best, and the sheet in 5.8 what it usually does. Cover
 # the names and read the rows again: where do you agree with the judge?
 #
-# The orange bars say whether some classes are drawn too often, as far as this judge can tell. The
-# printed row of noise warns: noise is put into classes too, though there is nothing to see. A judge
-# that is *sure* does not make a picture good: it was asked a question with only ten answers.
+# In this one run the orange bars are far from equal: the longest reaches a fifth, others stay below
+# one twentieth. Is that G, or the judge? Most noise lands in *one* class, though there is
+# nothing to see. (Training pictures are easy for the judge: it learned from them.) And a *sure*
+# judge does not make a picture good: it was asked a question with only ten answers.
 
 # %%
 # checkpoint: the distance by a second route (eigenvalues); the rows come in the order we know
@@ -1292,9 +1298,9 @@ if runtime.profile() != "smoke":
 # %% [markdown]
 # ## Break it: an average that forgets BatchNorm
 #
-# An easy mistake: an EMA that averages `model.parameters()`. BatchNorm's
-# running mean and variance are *buffers*, not parameters, so in the averaged net they stay what
-# they were in the first second: mean 0 and variance 1.
+# An easy mistake: an EMA that averages `model.parameters()` only. BatchNorm's running mean and
+# variance are *buffers*, not parameters, so in the averaged net they stay what they were before the
+# first step: mean 0 and variance 1.
 #
 # **Predict:** the weights are all right. How bad can it be?
 
@@ -1316,10 +1322,10 @@ plot.show(
 
 # %% [markdown]
 # The same weights, and the pictures are spoiled: grey, without contrast, at best a silhouette. Each
-# layer was trained on inputs that BatchNorm
-# had brought to mean 0 and variance 1. With the wrong statistics every layer hands on the wrong
-# scale, and the error multiplies. The danger is that nothing complains: the losses look fine, since
-# the average takes no part in training. Only a look at the average's *own* samples shows it.
+# layer was trained on inputs that BatchNorm had brought to mean 0 and variance 1. With the wrong
+# statistics every layer hands on the wrong scale, and the error multiplies. The danger is that
+# nothing complains: the losses look fine, since the average takes no part in training. Only a look
+# at the average's *own* samples shows it.
 
 # %% [markdown]
 # ## Exercises
@@ -1340,8 +1346,8 @@ plot.show(
 #
 # The warm-up is stronger: $\lambda_n = (1+n)/(10+n)$ stays below 0.9999 until $n$ is about 90,000.
 # Until then the average reaches back $1/(1-\lambda_n) = (10+n)/9$ steps: always about the last
-# ninth of the training. So in a training of a few thousand steps 0.9999 and 0.999 are nearly the
-# same thing. Take the `min` out, and the random start keeps the weight $0.9999^n$: still half of it
+# ninth of the training. So in a training of a few thousand steps 0.9999 and 0.999 are the same
+# thing. Take the `min` out, and the random start keeps the weight $0.9999^n$: still half of it
 # after 7,000 steps.
 #
 # </details>
@@ -1350,7 +1356,7 @@ plot.show(
 # ## Recap
 #
 # - A transposed convolution is the transpose of a convolution's matrix: it paints instead of
-#   reading. Kernel 4 with stride 2 doubles the side.
+#   reading. Kernel 4, stride 2, padding 1 double the side.
 # - DCGAN's rules are a good start and no laws. An ablation tells which matter for *your* data, with
 #   several seeds.
 # - Freeze D in G's step: the same gradients for less work. Make the pictures once; keep two passes.
