@@ -27,13 +27,12 @@
 #
 # ![Clothes, the same clothes softened, and rows of new ones in soft grey.](images/08_vae.png)
 #
-# *[Chapter 08](08_vae.ipynb): real pictures, packed into a few numbers and unpacked again; and new
-# ones, from random numbers. The last row shows how far one gets without a network.*
+# *[Chapter 08](08_vae.ipynb): real pictures, packed into a few numbers and unpacked; and new ones.
+# The last row shows how far one gets without a network.*
 #
-# ![Sixty small blurred colour pictures; a few look like ships, planes or cars.](images/05_colour.png)
+# ![Sixty small colour pictures, rough and hard to name.](images/05_colour.png)
 #
-# *[Chapter 05](05_dcgan.ipynb) again: photographs in colour are much harder. In ten minutes on two
-# cores colours and backgrounds come, and few things that one can name.*
+# *Photographs in colour (chapter 05 again) are much harder: after minutes, few things have a name.*
 #
 # <!-- the pictures of later chapters: one picture and one line each -->
 

@@ -706,7 +706,10 @@ print(f"and of {sure(pure_noise).float().mean():.1%} of pictures of pure noise")
 # %% [markdown]
 # Look at the second number: on MNIST it can be as high as for real digits. A classifier has to
 # answer with one of its classes, and its confidence means something only for pictures *like those
-# it was trained on*. So we ask two more things.
+# it was trained on*.
+
+# %% [markdown]
+# So we ask two more things.
 #
 # - Does it look like a real one to the judge? Take its **features**, the outputs of its last hidden
 #   layer. A picture is *near* if its features are as close to those of some training digit (of up
