@@ -22,8 +22,8 @@
 #
 # ![Rows of small grey shoes, shirts, trousers and bags; some are torn.](images/05_clothes.png)
 #
-# *[Chapter 05](05_dcgan.ipynb): clothes that don't exist. They are the first that its trained
-# network drew; nobody picked the best.*
+# *[Chapter 05](05_dcgan.ipynb): clothes that don't exist. They are the first that its network
+# drew; nobody picked them.*
 #
 # ![Clothes, the same clothes softened, and rows of new ones in soft grey.](images/08_vae.png)
 #
