@@ -32,7 +32,7 @@
 #
 # ![Sixty small colour pictures, rough and hard to name.](images/05_colour.png)
 #
-# *Photographs in colour (chapter 05 again) are much harder: after minutes, few things have a name.*
+# *Photographs in colour (chapter 05 again) are much harder: few things have a name.*
 #
 # <!-- the pictures of later chapters: one picture and one line each -->
 
