@@ -60,7 +60,7 @@ print(runtime.describe())
 
 # %%
 DATA = runtime.budget(smoke="digits", cpu="mnist", gpu="mnist")  # real handwriting, small and grey
-STEPS = runtime.budget(smoke=80, cpu=20_000, gpu=20_000)  # about four minutes on two cores
+STEPS = runtime.budget(smoke=80, cpu=20_000, gpu=20_000)  # about three minutes on two cores
 SHORT_STEPS = runtime.budget(smoke=25, cpu=600, gpu=1_500)  # for the comparisons: the early part
 SEEDS = [SEED, SEED + 1, SEED + 2]  # a comparison needs several, to see what luck does
 BATCH = 64  # a usual size; small batches give more steps per minute
@@ -706,18 +706,11 @@ print(f"and of {sure(pure_noise).float().mean():.1%} of pictures of pure noise")
 # %% [markdown]
 # Look at the second number: on MNIST it can be as high as for real digits. A classifier has to
 # answer with one of its classes, and its confidence means something only for pictures *like those
-# it was trained on*.
-
-# %% [markdown]
-# So we ask two more things.
+# it was trained on*. So we ask a second thing: does the picture look like a real one to the judge?
 #
-# - Does it look like a real one to the judge? Take its **features**, the outputs of its last hidden
-#   layer. A picture is *near* if its features are as close to those of some training digit (of up
-#   to 10,000) as for 95 % of held-out real digits.
-# - Is it made of black and white? A picture is *crisp* if it has no more grey pixels than 95 % of
-#   held-out real digits.
-#
-# *Readable* shall mean: sure **and** near **and** crisp.
+# Take its **features**, the outputs of its last hidden layer. A picture is *near* if the distance
+# from its features to those of the nearest of up to 10,000 training digits is not larger than for
+# 95 % of held-out real digits. *Readable* shall mean: sure **and** near.
 
 # %%
 known = images.images(torch.arange(min(10_000, len(images))))
@@ -729,20 +722,13 @@ def feature_distance(x):
     return torch.cdist(evaluate.features(x, judge).values, known_features).min(1).values
 
 
-def grey(x):
-    """Share of each picture's pixels that are neither nearly black nor nearly white: (N,)."""
-    return (x.abs() < 0.8).float().flatten(1).mean(1)
-
-
-# %%
-half = len(x_test) // 2  # the first half sets the limits, the second half tests them
-far_limit = feature_distance(x_test[:half]).quantile(0.95)
-grey_limit = grey(x_test[:half]).quantile(0.95)
+half = len(x_test) // 2  # the first half sets the limit, the second half tests it
+limit = feature_distance(x_test[:half]).quantile(0.95)
 
 
 def readable(x):
-    """Share of pictures that are sure, near and crisp."""
-    return (sure(x) & (feature_distance(x) <= far_limit) & (grey(x) <= grey_limit)).float().mean()
+    """Share of pictures of which the judge is sure and which look to it like a real digit."""
+    return (sure(x) & (feature_distance(x) <= limit)).float().mean().item()
 
 
 # %%
@@ -755,22 +741,21 @@ rulers = {
     "two real ones on top of each other": torch.maximum(x_held, x_held.roll(1, dims=0)),
     "noise": pure_noise,
     "generated, before training": before,
-    "generated, first saved sheet": at(SAMPLE_EVERY).to(device),
     "generated, after training": x_new,
 }
-shares = {name: readable(x).item() for name, x in rulers.items()}
-print("                                       sure   near  crisp   readable")
+shares = {name: readable(x) for name, x in rulers.items()}
+print("                                       sure   readable")
 for name, x in rulers.items():
-    tests = [sure(x), feature_distance(x) <= far_limit, grey(x) <= grey_limit]
-    passed = " ".join(f"{test.float().mean():6.1%}" for test in tests)
-    print(f"{name:36} {passed} {shares[name]:10.1%}")
+    print(f"{name:36} {sure(x).float().mean():6.1%} {shares[name]:10.1%}")
 
 # %% [markdown]
-# **What the numbers say.** All rows but the last test the ruler. Real digits pass. Noise does not.
-# Nor do the grey blots of the first saved sheet: see which of the three questions stops them. But
-# two digits on top of each other, which should not count, still pass rather often. So the ruler is
-# *generous*: a share at or below that of the third row means little. The last row is the share for
-# our generator, in this one training.
+# **What the numbers say.** The first four rows test the ruler. Real digits pass, noise does not.
+# But two digits on top of each other, which should not count, still pass rather often. So the ruler
+# is *generous*: a share at or below that of the third row means little. The last row is the share
+# for our generator, in this one training.
+#
+# None of these rows holds half-made pictures, from *early* in training. There the ruler is not
+# tested yet; keep that in mind for section 4.7.
 #
 # **What they don't say:** how varied the readable ones are. A generator that draws one perfect
 # digit again and again would have 100 %. [Chapter 07](07_evaluation.ipynb) builds better measures.
@@ -788,10 +773,8 @@ print(f"average picture to real average: {start:.2f} before, {after:.2f} after t
 assert all(math.isfinite(v) for v in run.history["g_loss"]) and len(run.history["step"]) == STEPS
 if runtime.profile() != "smoke":
     assert after < start / 2
-    assert shares["noise"] < 0.05 < 0.8 < shares["real, held-out"]
-    wrong = ("before training", "first saved sheet")
-    assert max(shares[f"generated, {name}"] for name in wrong) < 0.15
-    assert shares["generated, after training"] > shares["two real ones on top of each other"]
+    assert shares["noise"] < 0.05 < 0.85 < shares["real, held-out"]
+    assert shares["generated, after training"] > 0.3 > 0.1 > shares["generated, before training"]
 
 # %% [markdown]
 # ## 4.7 Reading the losses
@@ -884,7 +867,7 @@ smoothed = {k: smooth(history[k], window) for k in ("d_loss", "g_loss")}
 readings = {s: [smoothed[k][s - window].item() for k in smoothed] for s in moments}
 last = readings[STEPS]
 early = min((s for s in moments if s <= STEPS // 20), key=lambda s: math.dist(readings[s], last))
-readable_at = {s: readable(at(s).to(device)).item() for s in moments}
+readable_at = {s: readable(at(s)) for s in moments}
 
 fig, axes = plt.subplots(2, 1, figsize=(5.5, 4.2), sharex=True)
 for key, colour in (("d_loss", plot.THIRD), ("g_loss", plot.FAKE)):
@@ -896,7 +879,7 @@ axes[1].axhline(shares["real, held-out"], color=plot.REAL, linestyle=":", label=
 axes[1].set(xlabel="step", ylabel="readable share", ylim=(0, 1))
 axes[1].legend()
 plot.show(fig, alt="Above, two nearly level loss curves; below, the readable share of the same "
-          "run, which climbs through the whole training.")
+          "run, which climbs.")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 1.4))
@@ -911,8 +894,9 @@ plot.show(fig, alt="Two grids of the same noise with similar losses: rough blots
 # digits on the right. $L_D$ differs little between them, and $L_G$ by a fraction of a nat. Such
 # numbers alone would not tell you what the pictures look like.
 #
-# The printed shares and the lower curve tell them apart. So a number can see what the eye sees. But
-# it had to be made for that, and tested on blots; the losses were not.
+# Now the printed shares. If the blots score as high as the digits, or higher, *the ruler is wrong
+# there*: it was tested on pure noise and on doubled digits, never on blots. Trust the eye, and read
+# the lower curve only after its first points.
 #
 # Two rules: don't call a GAN finished because its loss curves are flat, and don't compare two GANs
 # by their losses.
@@ -1192,7 +1176,7 @@ def short_run(seed, d_objective=d_loss_of, g_objective=g_loss_of, detach=True, o
         history["step"].append(step + 1)
         history["d_loss"].append(d_loss.item())
         history["g_loss"].append(g_loss.item())
-    share = readable(pictures(G, torch.randn(500, Z_DIM, device=device))).item()
+    share = readable(pictures(G, torch.randn(500, Z_DIM, device=device)))
     return {"history": history, "readable": share, "pictures": pictures(G, noise[:4])}
 
 
@@ -1221,8 +1205,7 @@ for name, (colour, line) in looks.items():
     for run_of_seed in by_loss[name]:
         right.plot(name, run_of_seed["readable"], "o", color=colour)
 left.axhline(0, color="0.7", linewidth=1)
-left.set(xlabel="logit a of a generated picture", ylabel="d loss / da", ylim=(-7.2, 2.2))
-left.axvline(-4, color="0.7", linestyle=":", linewidth=1)
+left.set(xlabel="logit a of a generated picture", ylabel="d loss / da", ylim=(-4, 2.2))
 left.legend()
 right.set(ylabel=f"readable after {SHORT_STEPS:,} steps", ylim=(0, None))
 plot.show(fig, alt="Left, three gradients against the logit: on the far left least squares is "
@@ -1300,7 +1283,6 @@ for row, (name, runs) in enumerate(trials.items()):
     left.set(ylim=(-0.1, 3), xlabel="", ylabel="")
     left.set_title(name, loc="left", fontsize=10)
     left.get_legend().remove()
-    left.lines[4].set_linestyle("--")  # the mean of L_G, which may lie on that of L_D
     plot.grid(runs[0]["pictures"], columns=4, ax=right)
 axes[0, 0].legend(ncols=2, fontsize=8)
 axes[-1, 0].set(xlabel="step", ylabel="loss [nats]")
@@ -1365,8 +1347,6 @@ if runtime.profile() != "smoke":
     d_correct, d_leak = ends["correct"][0], ends["1 no detach"][0]
     assert d_leak.max() < d_correct.min() and ends["3 wrong loss for D"][:2].max() < 0.05
     assert (ends["2 one optimizer"][:2] - math.log(2)).abs().max() < 0.1
-    for name in ("2 one optimizer", "3 wrong loss for D", "4 sigmoid twice"):
-        assert ends[name][2].max() < ends["correct"][2].min(), name
 
 # %% [markdown]
 # ## Exercises
