@@ -301,7 +301,7 @@ def _collapsed(record):
         numbers |= {"samples": len(sheet), "different ones": _different(record)}
         most = min(len(sheet), pictures or math.inf)  # nobody draws more than there are
         alike |= numbers["different ones"] <= HALF * most
-    if sheet is not None and (name := (data or "").split(" (")[0]) in evaluate.JUDGES:
+    if sheet is not None and (name := str(data).split(" (")[0]) in evaluate.JUDGES:
         judge = evaluate.judge(name)  # "cifar10 (JPEG copies)" are cifar10's pictures
         numbers |= _classes(sheet, judge)
         alike |= "never" in numbers and pictures == judge.settings["pictures"]
