@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,20 @@ def test_a_stand_in_speaks_for_it_and_dies_with_it():
         stand_in.send_signal(number)
         assert stand_in.wait(60) == -number
         process.wait(60)
+
+
+def test_who_is_killed_while_asking_leaves_the_server_as_it_was():
+    """A test kills its processes at random moments, those too that have not asked whole."""
+    request = json.dumps([["-c", ""], "/", dict(os.environ)]).encode()
+    whole = warm.NUMBER.pack(len(request)) + request
+    for said in (b"", whole[:5], whole[: warm.NUMBER.size], whole[:-9], whole):
+        for _ in range(3):
+            wire = socket.socket(socket.AF_UNIX)
+            wire.connect(os.environ["GENCOURSE_TEST_SERVER"])
+            if said:
+                socket.send_fds(wire, [said], [0, 1, 2])
+            wire.close()
+    assert warm.run("-c", "print('here')").stdout == "here\n"
 
 
 def test_what_is_read_at_the_start_is_not_changed_afterwards():

@@ -184,8 +184,14 @@ def serve(address):
                 import_all()  # only now: not every run of the tests asks for something
                 wire, _ = listener.accept()
                 header, streams, *_ = socket.recv_fds(wire, NUMBER.size, 3)
-                text = wire.recv(NUMBER.unpack(header)[0], socket.MSG_WAITALL)
-                arguments, folder, env = json.loads(text)
+                try:
+                    text = wire.recv(NUMBER.unpack(header)[0], socket.MSG_WAITALL)
+                    arguments, folder, env = json.loads(text)
+                except (OSError, ValueError, struct.error):  # who asked was killed while asking
+                    for stream in streams:
+                        os.close(stream)
+                    wire.close()
+                    continue
                 pid = os.fork() if at_start(env) == born else None
                 if pid == 0:
                     for opened in (chooser, listener, wire, *sum(children.values(), ())):
@@ -194,7 +200,8 @@ def serve(address):
                     return arguments
                 for stream in streams:
                     os.close(stream)
-                wire.sendall(NUMBER.pack(pid or 0))
+                with contextlib.suppress(OSError):  # if nobody listens any more, its wire says so
+                    wire.sendall(NUMBER.pack(pid or 0))
                 if pid:
                     children[pid] = wire, open(os.pidfd_open(pid), "rb", buffering=0)
                     for watched in children[pid]:
